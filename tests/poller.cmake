@@ -1,0 +1,2 @@
+copse_test(poller)
+copse_test(system)
