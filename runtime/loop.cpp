@@ -1,0 +1,344 @@
+// The life of a loop, and its turns.
+#include "runtime/loop.h"
+
+#include "arch/context.h"
+#include "runtime/overflow.h"
+
+#include <errno.h>
+
+extern "C" copse::ExceptionState* __cxa_get_globals() noexcept __attribute__((weak));
+
+namespace copse {
+
+thread_local constinit Loop* Loop::current_ = nullptr;
+
+namespace {
+// Loops of one process get different first generations, so that a handle that strays from one to
+// another is almost surely stale there.
+int loops_made = 0;
+uint32_t first_generation() {
+    return uint32_t(__atomic_add_fetch(&loops_made, 1, __ATOMIC_RELAXED)) * 2654435761u | 1u;
+}
+
+// Turns that threads get to come to their end in when the loop is taken down.
+constexpr int farewell_turns = 10000;
+
+// Events in a row that belong to nobody before the poller is built anew: a descriptor that was
+// closed behind our back while a duplicate of it lives goes on reporting, for ever.
+constexpr uint32_t ghosts_tolerated = 64;
+
+// Looks before sleeping: at most this many, whatever the clock says.
+constexpr int most_spins = 1000;
+}  // namespace
+
+// Life --------------------------------------------------------------------------------------------
+
+Result<Loop*> Loop::obtain() {
+    if (current_) return {current_, {}};
+    const System& system = system_to_use();
+    void* room = system.map(system, sizeof(Loop));
+    if (!room) return {nullptr, Error::no_memory};
+    auto* made = ::new (room) Loop(system);
+    current_ = made;
+    if (Error error = made->open()) {
+        made->close();
+        current_ = nullptr;
+        system.unmap(system, room, sizeof(Loop));
+        return {nullptr, error};
+    }
+    return {made, {}};
+}
+
+Error Loop::open() {
+    errno_ = &errno;
+    exceptions_ = &no_exceptions_;
+    if (&__cxa_get_globals) exceptions_ = __cxa_get_globals();
+    uint32_t generation = first_generation();
+    blocks_.open(*system_, generation);
+    watches_.open(*system_, generation);
+    deadlines_.open(*system_);
+    stacks_.open(*system_);
+    system_->random(*system_, &random_state_, sizeof random_state_);
+    born_ = system_->fork_count(*system_);
+    home_.state = State::running;
+    time_ = now();
+    if (int failed = system_->poller_open(*system_, &poller_))
+        return Error::from_errno(-failed);
+    auto end = [](void*) { (void)Loop::destroy(); };
+    if (int failed = system_->at_thread_end(*system_, end, nullptr))
+        return Error::from_errno(-failed);
+    Overflow::catch_here(*system_);
+    return Error::none;
+}
+
+void Loop::close() {
+    for (uint32_t i = 0; i < blocks_.size(); ++i) {
+        sanitizer::end(*blocks_.at(i));
+        sanitizer::deregister_stack(blocks_.at(i)->valgrind_stack);
+    }
+    Overflow::drop_here(*system_);
+    if (poller_) system_->poller_close(*system_, poller_);
+    deadlines_.close();
+    stacks_.close();
+    watches_.close();
+    blocks_.close();
+}
+
+Error Loop::destroy() {
+    Loop* loop = current_;
+    if (!loop) return Error::none;
+    if (loop->entered_) return Error::already_running;
+    bool all_ended = loop->end_threads();
+    if (loop->part) loop->part->end(*loop->part);
+    current_ = nullptr;
+    if (!all_ended) return Error::deadlock;  // somebody stands on those stacks: they are left alone
+    const System& system = *loop->system_;
+    loop->close();
+    system.unmap(system, loop, sizeof(Loop));
+    return Error::none;
+}
+
+// Cancels every thread and lets them come to their end. In the child of a fork they are not ours.
+bool Loop::end_threads() {
+    if (forked()) return live_ == 0;
+    entered_ = true;
+    cancel_all();
+    for (int i = 0; i < farewell_turns && live_; ++i) {
+        if (finished()) cancel_all();
+        turn(0);
+    }
+    entered_ = false;
+    for (uint32_t i = 0; live_ && i < blocks_.size(); ++i)
+        if (blocks_.at(i)->exists()) report(blocks_.at(i), "ignores its cancellation");
+    return live_ == 0;
+}
+
+Error Loop::rejoin_after_fork() {
+    if (!forked()) return Error::none;
+    if (int failed = rejoin_poller().code()) return Error::from_errno(failed);
+    born_ = system_->fork_count(*system_);
+    return Error::none;
+}
+
+// A poller of our own in place of the old one, with every watch in it.
+Error Loop::rejoin_poller() {
+    Poller* fresh = nullptr;
+    if (int failed = system_->poller_open(*system_, &fresh)) return Error::from_errno(-failed);
+    system_->poller_close(*system_, poller_);
+    poller_ = fresh;
+    for (uint32_t i = 0; i < watches_.size(); ++i) {
+        Watch& watch = *watches_.at(i);
+        if (watch.open()) system_->poller_add(*system_, poller_, watch.fd, watch.token());
+    }
+    return Error::none;
+}
+
+// Running -----------------------------------------------------------------------------------------
+
+Error Loop::run(Duration step_timeout) {
+    if (entered_) return Error::already_running;
+    if (forked()) return Error::forked;
+    entered_ = looping_ = true;
+    for (;;) {
+        while (!finished()) turn(step_timeout.count());
+        if (stopping_) break;
+        stop();
+    }
+    entered_ = looping_ = stopping_ = false;
+    if (live_ == 0) return Error::none;
+    report_deadlock();
+    return Error::deadlock;
+}
+
+Result<bool> Loop::step(Duration timeout) {
+    if (entered_) return {false, Error::already_running};
+    if (forked()) return {false, Error::forked};
+    entered_ = true;
+    int64_t end = Duration::add(now(), timeout.count() > 0 ? timeout.count() : 0);
+    int64_t left = timeout.count();
+    bool ran = false;
+    while (!finished()) {
+        ran = turn(left > 0 ? left : 0);
+        if (ran || (left = end - now()) <= 0) break;
+    }
+    entered_ = false;
+    return {ran, Error::none};
+}
+
+bool Loop::finished() {
+    return running_ == &home_ && nothing_ready() && !waiting_ && !timed_ && !unsent_ &&
+           !drainables_;
+}
+
+void Loop::stop() {
+    stopping_ = true;
+    fire_all(stop_waiters_);
+}
+
+Error Loop::wait_for_stop() {
+    if (Error error = admit()) return error;
+    if (stopping_) return Error::none;
+    Waiter waiter{running_};
+    stop_waiters_.append(waiter);
+    Error error = park({.what = "stop"}, &waiter);
+    return waiter.fired ? Error::none : error;
+}
+
+// A turn: true if anything ran.
+bool Loop::turn(int64_t timeout) {
+    uint64_t before = switches_;
+    look(timeout);
+    ++turns_;
+    batch_.take(later_);
+    for (;;) {
+        run_ready();
+        drain();
+        if (batch_.empty() && woken_.empty()) break;
+        look(0);
+    }
+    return switches_ != before;
+}
+
+// Looks at the world: sleeps in the poller if there is nothing else to do, then makes ready whose
+// descriptor or whose time has come. Readiness goes first: what has happened beats a deadline.
+void Loop::look(int64_t timeout) {
+    made_ready_ = &woken_;
+    bool idle = nothing_ready();
+    if (idle || watched_) {
+        int64_t length = idle ? sleep_length(timeout) : 0;
+        if (length != 0 && trim_stacks()) length = 0;
+        int count = wait_in_poller(length);
+        for (int left = count; left > 0; --left) {
+            int at = 0;
+            if (system_->choose && left > 1)
+                at = int(system_->choose(*system_, Choice::event, uint32_t(left)));
+            PollEvent event = events_[at];
+            events_[at] = events_[left - 1];
+            handle(event);
+        }
+    }
+    if (!deadlines_.empty()) fire_deadlines();
+    made_ready_ = &later_;
+}
+
+// How long the poller may sleep, in nanoseconds; negative: for ever.
+int64_t Loop::sleep_length(int64_t timeout) {
+    int64_t nearest = deadlines_.nearest();
+    if (nearest == INT64_MAX) return timeout == INT64_MAX ? -1 : timeout;
+    int64_t left = nearest - now();
+    if (left < 0) left = 0;
+    return left < timeout ? left : timeout;
+}
+
+// Waits in the poller, having looked a few times first if recent waits were short: at one
+// connection the wake-up of a sleeping processor is four fifths of a round trip.
+int Loop::wait_in_poller(int64_t length) {
+    int64_t asleep = now();
+    if (turn_began_) {
+        int64_t took = asleep - turn_began_;
+        turn_total_ += took;
+        ++turns_timed_;
+        if (took < turn_min_) turn_min_ = took;
+        if (took > turn_max_) turn_max_ = took;
+    }
+    int count = 0;
+    bool spins = length != 0 && spin_ > 0 && watched_ && typical_wait_ <= spin_ && !system_->choose;
+    if (spins) {
+        int64_t most = length < 0 || length > spin_ ? spin_ : length;
+        for (int i = 0; i < most_spins && (count = poll(0)) == 0; ++i)
+            if (now() - asleep >= most) break;
+        if (length > 0) {
+            length -= now() - asleep;
+            if (length < 0) length = 0;
+        }
+    }
+    if (count == 0) count = poll(length);
+    time_ = turn_began_ = now();
+    if (length != 0) {
+        int64_t waited = time_ - asleep;
+        if (waited > 8 * spin_) waited = 8 * spin_;
+        typical_wait_ = (3 * typical_wait_ + waited) / 4;
+    }
+    return count;
+}
+
+// What the kernel has to say now or within the timeout; an error counts as nothing, and is reported
+// only if it can be none of the passing ones.
+int Loop::poll(int64_t timeout) {
+    ++polls_;
+    int count = system_->poller_wait(*system_, poller_, events_, event_capacity, timeout);
+    if (count >= 0) return count;
+    if (count != -EINTR && count != -EAGAIN && count != -ENOMEM) {
+        report(nullptr, Error::from_errno(-count).message());
+        check(count != -EBADF && count != -EINVAL, "a poller that can be asked");
+    }
+    return 0;
+}
+
+void Loop::handle(const PollEvent& event) {
+    Watch* watch = watches_.find(uint32_t(event.token), uint32_t(event.token >> 32));
+    if (!watch || !watch->open()) {
+        if (++ghosts_ >= ghosts_tolerated) {
+            ghosts_ = 0;
+            (void)rejoin_poller();
+        }
+        return;
+    }
+    ghosts_ = 0;
+    watch->ready |= event.ready;
+    if (event.ready & (PollEvent::readable | PollEvent::hangup)) fire_all(watch->readers);
+    if (event.ready & PollEvent::writable) {
+        fire_all(watch->writers);
+        if (watch->on_writable) queue(*watch->on_writable);
+    }
+}
+
+void Loop::fire_deadlines() {
+    time_ = now();
+    while (ThreadBlock* thread = deadlines_.pop_due(time_)) {
+        if (thread->state != State::parked) continue;
+        thread->timed_out = true;
+        make_ready(*thread);
+    }
+}
+
+// The end of the turn ------------------------------------------------------------------------------
+
+void Loop::queue(Drainable& item) {
+    if (item.queued) return;
+    item.queued = true;
+    item.next = nullptr;
+    *last_drainable_ = &item;
+    last_drainable_ = &item.next;
+}
+
+void Loop::unqueue(Drainable& item) {
+    if (!item.queued) return;
+    Drainable** at = &drainables_;
+    while (*at != &item) at = &(*at)->next;
+    if (!(*at = item.next)) last_drainable_ = at;
+    item.queued = false;
+}
+
+void Loop::drain() {
+    while (Drainable* item = drainables_) {
+        if (!(drainables_ = item->next)) last_drainable_ = &drainables_;
+        item->queued = false;
+        item->drain(*item);
+    }
+}
+
+uint64_t Loop::random() {
+    // splitmix64: a counter, well stirred.
+    uint64_t z = random_state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+void* Loop::allocate(size_t size) {
+    ++allocations_;
+    return system_->allocate(*system_, size);
+}
+
+}  // namespace copse

@@ -1,0 +1,251 @@
+// Loop: the scheduler of one OS thread.
+//
+// A turn:   look (poll, fire deadlines)  ->  run the threads that were ready  ->  drain what they
+//           sent  ->  again, until nothing is left to do.
+//
+// A thread that has to wait switches straight to the next thread of the turn; the loop's own stack
+// ("home") runs only between turns. Two lists hold the ready threads: `woken_`, made ready by the
+// poller or a deadline, which go first; and `batch_`, the rest of this turn. What threads make
+// ready meanwhile gathers in `later_`, for the next turn: so a turn ends, and a thread that yields
+// for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
+// kernel, until `budget_` dispatches have been made: a ready descriptor waits for at most that many.
+//
+// Invariants:
+//  - leave() is the only way out of a thread and run_ready() the only way in; both go through
+//    change_stack(), the one place where stacks change.
+//  - `running_` is the thread on the processor, or &home_.
+//  - Only the loop's own OS thread touches it.
+#pragma once
+
+#include "runtime/deadlines.h"
+#include "runtime/sanitizer.h"
+#include "runtime/slot_table.h"
+#include "runtime/stacks.h"
+#include "runtime/watch.h"
+
+#include "runtime/text.h"
+
+#include <copse/loop.h>
+
+namespace copse {
+
+namespace detail {
+void end_locals(ThreadBlock&);
+}
+
+// What a layer above keeps per loop; end() runs when the loop is taken down, threads gone.
+struct LoopPart {
+    void (*end)(LoopPart&) = nullptr;
+};
+
+// What a thread waits for, besides its waiters.
+struct Wait {
+    const char* what;          // a word for dump()
+    int64_t deadline = INT64_MAX;
+    int descriptor = -1;
+};
+
+class Loop {
+  public:
+    // Threads dispatched before the kernel is asked for readiness again.
+    static constexpr uint32_t dispatch_budget = 64;
+
+    // The loop of this OS thread; null: none was made.
+    static Loop* current() { return current_; }
+    // The same, made now if need be.
+    static Result<Loop*> obtain();
+    static Error destroy();
+
+    const System& system() const { return *system_; }
+
+    // Threads ------------------------------------------------------------------------------------
+    ThreadBlock* running_thread() { return running_ == &home_ ? nullptr : running_; }
+    ThreadBlock* find(Thread);
+    Result<ThreadBlock*> reserve(const ThreadOptions&);
+    void* place_closure(ThreadBlock&, size_t size, size_t alignment);  // null: too large
+    void launch(ThreadBlock&);
+    void abandon(ThreadBlock&);
+    void cancel(ThreadBlock&);
+    void cancel_all();
+    uint32_t threads_made() const { return blocks_.size(); }
+    ThreadBlock& thread_at(uint32_t slot) { return *blocks_.at(slot); }
+
+    // Waiting ------------------------------------------------------------------------------------
+    // Whether the running thread may wait: not_a_thread, canceled (after letting others run) or
+    // timeout (of an enclosing scope). Every call that parks begins with this.
+    Error admit() {
+        if (running_ == &home_) [[unlikely]] return Error::not_a_thread;
+        if (running_->canceled || running_->scope_end != INT64_MAX) [[unlikely]] return admit_slowly();
+        return Error::none;
+    }
+    // Parks the running thread until something wakes it. Its waiters, already in their lists, hang
+    // together by their siblings. none: a source fired; else canceled or timeout. The caller looks
+    // at its source first: what has happened beats a cancellation, and that beats a deadline.
+    Error park(const Wait&, Waiter* waiters = nullptr);
+    // Fires one source: its thread leaves all its lists and becomes ready.
+    void fire(Waiter&);
+    void fire_all(WaitList&);
+    void make_ready(ThreadBlock&);  // a parked one
+    void yield();
+    // Called by work that goes on without ever parking, once per system call: yields now and then.
+    void pace() {
+        if (running_ != &home_ && ++unparked_calls_ >= dispatch_budget) yield();
+    }
+    void unpark(ThreadBlock&);
+
+    // Descriptors --------------------------------------------------------------------------------
+    // Registers a descriptor; ready: what to believe until the poller speaks.
+    Result<Watch*> watch(int fd, uint32_t ready);
+    // Wakes whoever waits and takes it out of the poller; the descriptor stays open.
+    void unwatch(Watch&);
+    // Wakes whoever waits on it, for nothing: they look again at what they waited for.
+    void disturb(Watch&);
+    // Parks until the direction may be ready: returns at once while its bit is set. busy, canceled,
+    // timeout; closed when the watch went away meanwhile.
+    Error wait_ready(Watch&, Direction, const Wait&);
+    // The same for somebody else's descriptor and either direction; got: which are ready.
+    Error wait_either(Watch&, Events wanted, const Wait&, Events& got);
+    bool forked() const { return system_->fork_count(*system_) != born_; }
+    Error rejoin_after_fork();
+
+    // The end of the turn ------------------------------------------------------------------------
+    void queue(Drainable&);
+    void unqueue(Drainable&);
+    // Bytes that wait in the layer above; they keep the loop from being finished.
+    void count_unsent(ptrdiff_t change) { unsent_ += size_t(change); }
+    void count_lost(size_t bytes) { lost_ += bytes; }
+
+    // Running ------------------------------------------------------------------------------------
+    Error run(Duration step_timeout);
+    Result<bool> step(Duration timeout);
+    bool busy_running() const { return entered_; }
+    bool in_loop() const { return looping_; }
+    bool finished();
+    void stop();
+    bool stopping() const { return stopping_; }
+    Error wait_for_stop();
+
+    int64_t now() { return system_->now(*system_); }
+    uint64_t random();
+    void set_spin(int64_t ns) { spin_ = ns; }
+
+    // Reports and parts --------------------------------------------------------------------------
+    void report(ThreadBlock* thread, const char* what);
+    void set_handler(ErrorHandler handler, void* context) {
+        handler_ = handler;
+        handler_context_ = context;
+    }
+    Status status();
+    void dump(int fd);
+    void count_allocation() { ++allocations_; }
+    LoopPart* part = nullptr;  // net's
+
+    // Memory of the layer above, counted.
+    void* allocate(size_t size);
+    void release(void* memory, size_t size) { system_->release(*system_, memory, size); }
+
+  private:
+    friend struct Overflow;
+
+    Error admit_slowly();
+    explicit Loop(const System& system) : system_{&system} {}
+    Error open();
+    void close();
+    bool end_threads();
+    void report_deadlock();
+
+    // Switching ----------------------------------------------------------------------------------
+    static void begin_thread(void* block);
+    [[noreturn]] void finish(ThreadBlock&);
+    void leave(ThreadBlock& self, bool ends = false);
+    void run_ready();
+    void change_stack(ThreadBlock& from, ThreadBlock& to, bool ends);
+    void change_special(ThreadBlock& from, ThreadBlock& to);
+    [[noreturn]] void die_of_overflow(ThreadBlock&);
+    ThreadBlock* pick();
+    ThreadBlock* take_from(ReadyList&);
+    void retire(ThreadBlock&);
+    bool trim_stacks();
+    ThreadBlock* take_block(uint32_t size_class);
+
+    // Turns --------------------------------------------------------------------------------------
+    bool turn(int64_t timeout);
+    void look(int64_t timeout);
+    int64_t sleep_length(int64_t timeout);
+    int poll(int64_t timeout);
+    int wait_in_poller(int64_t timeout);
+    void handle(const PollEvent&);
+    void fire_deadlines();
+    void drain();
+    bool nothing_ready() const { return woken_.empty() && batch_.empty() && later_.empty(); }
+    Error rejoin_poller();
+
+    static thread_local constinit Loop* current_;
+
+    // What a dispatch touches.
+    ThreadBlock* running_ = &home_;
+    ReadyList woken_;
+    ReadyList batch_;
+    ReadyList later_;
+    ReadyList* made_ready_ = &later_;  // where make_ready() puts threads: woken_ during a look
+    uint32_t budget_ = 0;
+    bool looping_ = false;             // in run(): a turn may flow into the next
+    Drainable* drainables_ = nullptr;
+    Drainable** last_drainable_ = &drainables_;
+    int* errno_ = nullptr;
+    ExceptionState* exceptions_ = nullptr;  // the C++ runtime's, of this OS thread
+    ExceptionState no_exceptions_;          // stands in where there is no C++ runtime
+    uint64_t switches_ = 0;
+    uint64_t turns_ = 0;
+    uint32_t unparked_calls_ = 0;  // by pace(), since the last switch
+
+    const System* system_;
+    Deadlines deadlines_;
+    Poller* poller_ = nullptr;
+    SlotTable<ThreadBlock> blocks_;
+    SlotTable<Watch> watches_;
+    Stacks stacks_;
+    ThreadBlock* warm_[Stacks::classes] = {};  // blocks to use again, last used first
+    ThreadBlock* cold_[Stacks::classes] = {};  // the same, their stacks' pages given back
+    uint32_t warm_count_ = 0;
+    Watch* free_watches_ = nullptr;
+    ThreadBlock home_;
+    ThreadBlock* bare_ = nullptr;              // blocks that could not be given a stack
+    ThreadBlock* left_ = nullptr;              // whose stack was left last (told to sanitizers)
+    sanitizer::Bounds home_bounds_;
+    uint64_t home_fp_ = 0;
+
+    size_t live_ = 0;        // threads that have been launched and not finished
+    size_t waiting_ = 0;     // parked on descriptors
+    size_t timed_ = 0;       // parked with a deadline
+    size_t watched_ = 0;     // registered descriptors
+    size_t unsent_ = 0;
+    uint64_t lost_ = 0;
+    size_t allocations_ = 0;
+    uint64_t polls_ = 0;
+    uint32_t ghosts_ = 0;    // events in a row that belong to no watch
+
+    bool entered_ = false;   // within run() or step()
+    bool stopping_ = false;
+    WaitList stop_waiters_;
+    uint32_t born_ = 0;      // fork_count when the loop was made
+    uint64_t random_state_ = 0;
+
+    int64_t spin_ = 20000;
+    int64_t typical_wait_ = 0;  // of recent waits, exponentially forgotten
+    int64_t time_ = 0;          // the clock as last read
+    int64_t turn_began_ = 0;
+    int64_t turn_min_ = INT64_MAX, turn_max_ = 0, turn_total_ = 0;
+    uint64_t turns_timed_ = 0;
+
+    ErrorHandler handler_ = nullptr;
+    void* handler_context_ = nullptr;
+
+    static constexpr int event_capacity = 256;
+    PollEvent events_[event_capacity];
+};
+
+// Bytes of the stack that have ever been used, as far as touched memory tells.
+size_t stack_use(const System&, const Stack&);
+
+}  // namespace copse

@@ -1,0 +1,217 @@
+// From thread to thread: how one starts, gives way and ends, and the one place where stacks change.
+#include "arch/context.h"
+#include "runtime/loop.h"
+
+namespace copse {
+
+namespace {
+// Ended threads' stacks that keep their pages while the loop is idle.
+constexpr uint32_t most_warm = 256;
+// Stacks whose pages are given back before the next look: an idle loop still answers quickly.
+constexpr int trims_at_once = 256;
+
+// Tops differ by a multiple of a cache line: 16 of them cost a parked thread no second page.
+constexpr size_t colours = 16;
+constexpr size_t colour_step = 64;
+}  // namespace
+
+// Which thread next: one that the world has woken; else the next of this turn, while the budget
+// lasts; a turn that left nothing to drain flows into the next one. Or home.
+inline ThreadBlock* Loop::pick() {
+    if (ThreadBlock* thread = take_from(woken_)) return thread;
+    if (budget_) {
+        if (batch_.empty() && looping_ && !drainables_ && !later_.empty()) {
+            batch_.take(later_);
+            ++turns_;
+        }
+        if (ThreadBlock* thread = take_from(batch_)) {
+            --budget_;
+            return thread;
+        }
+    }
+    return &home_;
+}
+
+inline ThreadBlock* Loop::take_from(ReadyList& list) {
+    if (!system_->choose) [[likely]] return list.pop();
+    uint32_t count = list.count();
+    if (count < 2) return list.pop();
+    return list.pop_nth(system_->choose(*system_, Choice::thread, count));
+}
+
+// The one way out of a thread; the caller has put it where it will be found again, or it ends.
+void Loop::leave(ThreadBlock& self, bool ends) {
+    ThreadBlock& next = *pick();
+    if (&next == &self) {
+        self.state = State::running;
+        unparked_calls_ = 0;
+        return;
+    }
+    running_ = &next;
+    next.state = State::running;
+    ++switches_;
+    unparked_calls_ = 0;
+    change_stack(self, next, ends);
+}
+
+// The one way in: runs what is ready until home is picked again.
+void Loop::run_ready() {
+    budget_ = dispatch_budget;
+    ThreadBlock& next = *pick();
+    if (&next == &home_) return;
+    running_ = &next;
+    next.state = State::running;
+    ++switches_;
+    change_stack(home_, next, false);
+}
+
+// One call site for every switch there is, so that its return is predicted.
+[[gnu::noinline]] void Loop::change_stack(ThreadBlock& from, ThreadBlock& to, bool ends) {
+    int kept_errno = *errno_;
+    if (from.special | to.special | (exceptions_->caught != nullptr) | exceptions_->uncaught)
+        [[unlikely]] change_special(from, to);
+#if defined(COPSE_ASAN)
+    left_ = &from;
+#endif
+    sanitizer::leaving(from, to, &to == &home_ ? home_bounds_ : sanitizer::bounds_of(to), ends);
+    copse_switch(&from.sp, to.sp);
+    sanitizer::arrived(from, left_ == &home_ ? &home_bounds_ : nullptr);
+    *errno_ = kept_errno;
+}
+
+// What few threads need: exceptions in flight stay with their thread, a floating-point environment
+// of its own is put in force, a stack without a guard is looked at.
+void Loop::change_special(ThreadBlock& from, ThreadBlock& to) {
+    if ((from.special & ThreadBlock::canary) && !Stacks::painted(from.stack)) die_of_overflow(from);
+    if ((from.special | to.special) & ThreadBlock::own_fp) {
+        uint64_t& leaving = from.special & ThreadBlock::own_fp ? from.fp_environment : home_fp_;
+        leaving = copse_fp_environment();
+        copse_set_fp_environment(to.special & ThreadBlock::own_fp ? to.fp_environment : home_fp_);
+    }
+    if (exceptions_->any()) {
+        from.in_flight = *exceptions_;
+        from.special |= ThreadBlock::exceptions;
+    }
+    *exceptions_ = to.special & ThreadBlock::exceptions ? to.in_flight : ExceptionState{};
+    to.special &= uint8_t(~ThreadBlock::exceptions);
+}
+
+void Loop::begin_thread(void* block) {
+    auto& self = *static_cast<ThreadBlock*>(block);
+    Loop& loop = *current_;
+    sanitizer::arrived(self, loop.left_ == &loop.home_ ? &loop.home_bounds_ : nullptr);
+    self.body(self.room);
+    loop.finish(self);
+}
+
+// The block may be used again as soon as somebody else runs, and nobody does before the switch: so
+// the thread can retire its own stack while it still stands on it.
+void Loop::finish(ThreadBlock& self) {
+    detail::end_locals(self);
+    fire_all(self.joiners);
+    SlotTable<ThreadBlock>::renew(self);
+    --live_;
+    retire(self);
+    leave(self, true);
+    __builtin_unreachable();
+}
+
+// Stacks in and out of use ------------------------------------------------------------------------
+
+void Loop::retire(ThreadBlock& block) {
+    block.state = State::free;
+    block.next = warm_[block.stack.size_class];
+    warm_[block.stack.size_class] = &block;
+    ++warm_count_;
+}
+
+// A block with a stack of that class: the last one used, or one whose pages were given back, or a
+// new one; null: no memory.
+ThreadBlock* Loop::take_block(uint32_t size_class) {
+    if (ThreadBlock* block = warm_[size_class]) {
+        warm_[size_class] = block->next;
+        --warm_count_;
+        return block;
+    }
+    if (ThreadBlock* block = cold_[size_class]) {
+        cold_[size_class] = block->next;
+        return block;
+    }
+    if (!deadlines_.reserve(blocks_.size() + 1)) return nullptr;
+    ThreadBlock* block = bare_;
+    if (block) bare_ = block->next;
+    else block = blocks_.carve();
+    if (!block) return nullptr;
+    block->stack = stacks_.carve(size_class);
+    if (!block->stack.base) {
+        block->next = bare_;
+        bare_ = block;
+        return nullptr;
+    }
+    block->valgrind_stack = sanitizer::register_stack(block->stack);
+    return block;
+}
+
+Result<ThreadBlock*> Loop::reserve(const ThreadOptions& options) {
+    if (forked()) return {nullptr, Error::forked};
+    uint32_t size_class =
+        Stacks::class_of(options.stack_size ? options.stack_size : Stacks::default_size);
+    if (size_class == Stacks::classes) return {nullptr, Error::invalid};
+    ThreadBlock* block = take_block(size_class);
+    if (!block) return {nullptr, Error::no_memory};
+    sanitizer::begin(*block);
+    block->special = block->stack.guard == Guard::canary ? ThreadBlock::canary : 0;
+    if (options.own_fp_environment) {
+        block->special |= ThreadBlock::own_fp;
+        block->fp_environment = copse_fp_environment();
+    }
+    block->canceled = block->timed_out = block->permit = block->awaits_permit = false;
+    block->on_descriptor = false;
+    block->refusals = 0;
+    block->scope_end = INT64_MAX;
+    block->waits_for = nullptr;
+    block->waits_on = -1;
+    block->in_flight = {};
+    block->handler = nullptr;
+    block->locals = nullptr;
+    copy_name(block->name, options.name);
+    return {block, Error::none};
+}
+
+// Where a closure of this size goes: at the top of the stack, below its colour.
+void* Loop::place_closure(ThreadBlock& block, size_t size, size_t alignment) {
+    uintptr_t top = uintptr_t(block.stack.top()) - (block.slot % colours) * colour_step;
+    if (size > block.stack.size() / 2 || alignment > block.stack.size() / 4) return nullptr;
+    if (alignment < 16) alignment = 16;
+    block.room = reinterpret_cast<void*>((top - size) & ~uintptr_t(alignment - 1));
+    return block.room;
+}
+
+void Loop::launch(ThreadBlock& block) {
+    block.sp = copse_prepare(block.room, begin_thread, &block);
+    block.state = State::ready;
+    ++live_;
+    later_.append(block);
+}
+
+void Loop::abandon(ThreadBlock& block) {
+    SlotTable<ThreadBlock>::renew(block);
+    retire(block);
+}
+
+// Gives back the pages of stacks beyond the cap, some at a time; true: there is more to do.
+bool Loop::trim_stacks() {
+    int left = trims_at_once;
+    for (uint32_t i = 0; i < Stacks::classes && warm_count_ > most_warm; ++i) {
+        while (warm_[i] && warm_count_ > most_warm && left--) {
+            ThreadBlock* block = take_block(i);
+            system_->discard(*system_, block->stack.base, block->stack.size());
+            if (block->stack.guard == Guard::canary) Stacks::paint(block->stack);
+            block->next = cold_[i];
+            cold_[i] = block;
+        }
+    }
+    return warm_count_ > most_warm;
+}
+
+}  // namespace copse

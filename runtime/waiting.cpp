@@ -1,0 +1,168 @@
+// Parking and waking: threads, deadlines, descriptors.
+#include "runtime/loop.h"
+
+namespace copse {
+
+namespace {
+// Parking calls of a canceled thread before it is reported as one that ignores its cancellation.
+constexpr uint16_t patience = 1000;
+}  // namespace
+
+ThreadBlock* Loop::find(Thread handle) {
+    ThreadBlock* block =
+        blocks_.find(detail::Access::slot(handle), detail::Access::generation(handle));
+    return block && block->exists() ? block : nullptr;
+}
+
+// A thread that may not wait any more still gives way, so that one that ignores the answer cannot
+// hold up the others.
+Error Loop::admit_slowly() {
+    ThreadBlock& self = *running_;
+    Error error = Error::none;
+    if (self.canceled) {
+        error = Error::canceled;
+        if (self.refusals < patience && ++self.refusals == patience)
+            report(&self, "ignores its cancellation");
+    } else if (now() >= self.scope_end) {
+        error = Error::timeout;
+    }
+    if (error) yield();
+    return error;
+}
+
+Error Loop::park(const Wait& wait, Waiter* waiters) {
+    ThreadBlock& self = *running_;
+    int64_t deadline = wait.deadline < self.scope_end ? wait.deadline : self.scope_end;
+    bool timed = deadline != INT64_MAX;
+    bool on_descriptor = wait.descriptor >= 0;
+    self.timed_out = false;
+    self.waiters = waiters;
+    self.waits_for = wait.what;
+    self.waits_on = wait.descriptor;
+    self.on_descriptor = on_descriptor;
+    self.since = time_;
+    if (timed) {
+        deadlines_.arm(self, deadline);
+        ++timed_;
+    }
+    waiting_ += on_descriptor;
+    self.state = State::parked;
+    leave(self);
+    waiting_ -= on_descriptor;
+    if (timed) {
+        deadlines_.disarm(self);
+        --timed_;
+    }
+    if (self.canceled) return Error::canceled;
+    return self.timed_out ? Error::timeout : Error::none;
+}
+
+// The first source takes all of the thread's waiters out of their lists: no other can find it.
+void Loop::make_ready(ThreadBlock& thread) {
+    for (Waiter* each = thread.waiters; each; each = each->sibling) each->unlink();
+    thread.waiters = nullptr;
+    thread.state = State::ready;
+    made_ready_->append(thread);
+}
+
+void Loop::fire(Waiter& waiter) {
+    waiter.fired = true;
+    make_ready(*waiter.thread);
+}
+
+void Loop::fire_all(WaitList& list) {
+    while (Waiter* waiter = list.first()) fire(*waiter);
+}
+
+void Loop::yield() {
+    ThreadBlock& self = *running_;
+    self.state = State::ready;
+    later_.append(self);
+    leave(self);
+}
+
+void Loop::unpark(ThreadBlock& thread) {
+    thread.permit = true;
+    if (thread.state == State::parked && thread.awaits_permit) make_ready(thread);
+}
+
+void Loop::cancel(ThreadBlock& thread) {
+    thread.canceled = true;
+    if (thread.state == State::parked) make_ready(thread);
+}
+
+void Loop::cancel_all() {
+    for (uint32_t i = 0; i < blocks_.size(); ++i)
+        if (blocks_.at(i)->exists()) cancel(*blocks_.at(i));
+}
+
+// Descriptors -------------------------------------------------------------------------------------
+
+Result<Watch*> Loop::watch(int fd, uint32_t ready) {
+    if (forked()) return {nullptr, Error::forked};
+    Watch* watch = free_watches_;
+    if (watch) free_watches_ = watch->next_free;
+    else watch = watches_.carve();
+    if (!watch) return {nullptr, Error::no_memory};
+    watch->ready = ready;
+    watch->on_writable = nullptr;
+    int failed = system_->poller_add(*system_, poller_, fd, watch->token());
+    if (failed) {
+        watch->next_free = free_watches_;
+        free_watches_ = watch;
+        if (failed == -EPERM) return {nullptr, Error::unsupported};
+        if (failed == -EEXIST) return {nullptr, Error::busy};
+        return {nullptr, Error::from_errno(-failed)};
+    }
+    watch->fd = fd;
+    ++watched_;
+    return {watch, Error::none};
+}
+
+void Loop::unwatch(Watch& watch) {
+    if (!forked()) system_->poller_remove(*system_, poller_, watch.fd);
+    SlotTable<Watch>::renew(watch);
+    watch.fd = -1;
+    watch.ready = 0;
+    watch.on_writable = nullptr;
+    --watched_;
+    disturb(watch);
+    watch.next_free = free_watches_;
+    free_watches_ = &watch;
+}
+
+void Loop::disturb(Watch& watch) {
+    while (Waiter* reader = watch.readers.first()) make_ready(*reader->thread);
+    while (Waiter* writer = watch.writers.first()) make_ready(*writer->thread);
+}
+
+Error Loop::wait_ready(Watch& watch, Direction direction, const Wait& wait) {
+    bool reads = direction == Direction::read;
+    uint32_t bit = reads ? PollEvent::readable : PollEvent::writable;
+    WaitList& list = reads ? watch.readers : watch.writers;
+    if (watch.ready & bit) return Error::none;
+    if (!list.empty()) return Error::busy;
+    if (system_->poller_rearm) system_->poller_rearm(*system_, poller_, watch.fd, bit);
+    uint32_t generation = watch.generation;
+    Waiter waiter{running_};
+    list.append(waiter);
+    Error error = park({wait.what, wait.deadline, watch.fd}, &waiter);
+    if (watch.generation != generation) return Error::closed;
+    return watch.ready & bit ? Error::none : error;
+}
+
+Error Loop::wait_either(Watch& watch, Events wanted, const Wait& wait, Events& got) {
+    uint32_t readable = PollEvent::readable | PollEvent::hangup;
+    bool reads = (wanted & Events::readable) != Events::none;
+    bool writes = (wanted & Events::writable) != Events::none;
+    Waiter reader{running_};
+    Waiter writer{running_, &reader};
+    if (reads) watch.readers.append(reader);
+    if (writes) watch.writers.append(writer);
+    Error error = park({wait.what, wait.deadline, watch.fd}, &writer);
+    if (reads && (watch.ready & readable)) got = got | Events::readable;
+    if (writes && (watch.ready & PollEvent::writable)) got = got | Events::writable;
+    return error;
+}
+
+}  // namespace copse
