@@ -1,0 +1,196 @@
+// The life of a socket: how it comes about, and how it ends without losing what was sent.
+#include "net/socket.h"
+
+namespace copse {
+
+namespace {
+// How long and how much a closing socket writes and drains before it gives up on the peer.
+constexpr int64_t linger_whole = 30'000'000'000;
+constexpr int64_t linger_idle = 2'000'000'000;
+constexpr size_t linger_bytes = size_t(256) << 10;
+constexpr size_t most_lingering = 1024;
+}  // namespace
+
+Socket::Socket(Loop& loop, Net& net, int fd)
+    : loop_{&loop}, net_{&net}, system_{&loop.system()}, fd_{fd} {
+    drain = [](Drainable& self) { static_cast<Socket&>(self).drain_out(); };
+    made_ = loop.now();
+    net.add(*this);
+}
+
+Result<Socket*> Socket::adopt(int fd, uint32_t ready) {
+    const System& system = system_to_use();
+    Result<Net*> net = Net::obtain();
+    void* room = net ? net.value->take_room() : nullptr;
+    if (!room) {
+        system.close(system, fd);
+        return {nullptr, net ? Error::no_memory : net.error};
+    }
+    auto* socket = ::new (room) Socket(net.value->loop(), **net, fd);
+    Result<Watch*> watch = socket->loop_->watch(fd, ready);
+    if (!watch) {
+        socket->close_descriptor();
+        socket->release();
+        return {nullptr, watch.error};
+    }
+    socket->watch_ = watch.value;
+    return {socket, {}};
+}
+
+Socket* Socket::wrap(int fd, bool listens) {
+    Result<Net*> net = Net::obtain();
+    void* room = net ? net.value->take_room() : nullptr;
+    if (!room) return nullptr;
+    auto* socket = ::new (room) Socket(net.value->loop(), **net, fd);
+    const System& system = socket->system();
+    int failed = system.adopt(system, fd);
+    if (failed) {
+        socket->refused_ = Error::from_errno(-failed);
+        socket->fd_ = -1;  // not a descriptor: nothing to close
+        return socket;
+    }
+    int number = 0;
+    socklen_t size = sizeof number;
+    socket->is_socket_ = !system.get_option(system, fd, SOL_SOCKET, SO_TYPE, &number, &size);
+    number = 0;
+    size = sizeof number;
+    system.get_option(system, fd, SOL_SOCKET, SO_ACCEPTCONN, &number, &size);
+    Result<Watch*> watch = socket->loop_->watch(fd, listens ? 0u : uint32_t(PollEvent::writable));
+    if (!watch) socket->refused_ = watch.error;
+    else if ((number != 0) != listens) socket->refused_ = Error::invalid;
+    socket->watch_ = watch.value;
+    return socket;
+}
+
+void Socket::release() {
+    if (--references_ == 0) destroy();
+}
+
+void Socket::destroy() {
+    Net* net = net_;
+    const System& system = *system_;
+    if (Socket* parent = parent_) parent->release();
+    if (net) {
+        in_.give_back(net->pool());
+        out_.give_back(net->pool());
+        net->remove(*this);
+    }
+    this->~Socket();
+    if (net) net->give_room(this);
+    else system.release(system, this, sizeof(Socket));
+}
+
+// Closing -----------------------------------------------------------------------------------------
+
+Error Socket::close() {
+    if (state_ != State::open) return Error::none;
+    let_go();
+    return broken_untold_ ? take_error() : Error::none;
+}
+
+// The user's part of closing: whoever is parked is woken, and what cannot be settled at once is
+// left to a thread of the library's.
+void Socket::let_go() {
+    state_ = State::closing;
+    if (!watch_ || loop_->forked()) return close_descriptor();
+    drain_out();
+    loop_->disturb(*watch_);
+    loop_->fire_all(flushers_);
+    loop_->fire_all(room_);
+    if (listens_) return close_descriptor();
+    send_ended_ = true;
+    end_sending();
+    size_t most = linger_bytes;
+    discard_input(most);
+    bool settled = out_.empty() && (end_of_input_ || broken_ || !is_socket_ || most == 0);
+    if (settled || broken_ || net_->lingering >= most_lingering) return close_descriptor();
+    ++references_;
+    ++net_->lingering;
+    auto body = [this] {
+        linger();
+        --net_->lingering;
+        release();
+    };
+    if (addthread({.name = "linger"}, body)) return;
+    --net_->lingering;
+    close_descriptor();
+    --references_;  // the caller holds one still
+}
+
+// Reads away what the peer has sent, as far as it is there.
+void Socket::discard_input(size_t& most) {
+    char scrap[4096];
+    while (!end_of_input_ && most && (watch_->ready & PollEvent::readable)) {
+        ssize_t got = receive_into(scrap, sizeof scrap);
+        if (got > 0) most -= size_t(got) < most ? size_t(got) : most;
+        else (void)failed_receive(got);
+    }
+}
+
+// On a thread of its own: writes the rest, ends sending, and waits for the peer's end, for a
+// bounded time.
+void Socket::linger() {
+    CallDeadline whole{linger_whole};
+    size_t most = linger_bytes;
+    while (!out_.empty() && !broken_) {
+        if (loop_->wait_ready(*watch_, Direction::write, {"linger", whole.at(*loop_)})) break;
+        drain_out();
+    }
+    while (out_.empty() && !broken_ && !end_of_input_ && most && !whole.passed(*loop_)) {
+        int64_t idle = Duration::add(loop_->now(), linger_idle);
+        int64_t end = whole.at(*loop_) < idle ? whole.at(*loop_) : idle;
+        if (loop_->admit() || loop_->wait_ready(*watch_, Direction::read, {"linger", end})) break;
+        discard_input(most);
+        loop_->pace();
+    }
+    close_descriptor();
+}
+
+// The one place where a descriptor is closed: after its watch, and never twice.
+void Socket::close_descriptor() {
+    state_ = State::closed;
+    lose_unsent();
+    loop_->unqueue(*this);
+    if (watch_) loop_->unwatch(*watch_);
+    watch_ = nullptr;
+    if (unlinks_ && !loop_->forked()) {
+        Result<Address> path = own_name();
+        if (path && path->host().text[0] != '@')
+            system().unlink(system(), path->host().c_str());
+    }
+    if (fd_ >= 0) system().close(system(), fd_);
+    fd_ = -1;
+    loop_->fire_all(net_->starved);
+    if (parent_ && parent_->connections_) {
+        --parent_->connections_;
+        if (parent_->loop_) loop_->fire_all(parent_->room_);
+    }
+}
+
+Error Socket::reset() {
+    if (refused_) return refused_;
+    if (state_ != State::open) return Error::closed;
+    struct {
+        int on = 1;
+        int seconds = 0;
+    } at_once;
+    system().set_option(system(), fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    state_ = State::closing;
+    loop_->fire_all(flushers_);
+    loop_->fire_all(room_);
+    close_descriptor();
+    return Error::none;
+}
+
+// The loop goes, a Stream somewhere still holds on: one last try at what is unsent, and no more.
+void Socket::end_with_loop() {
+    if (state_ != State::closed) {
+        if (watch_ && !loop_->forked()) drain_out();
+        close_descriptor();
+    }
+    in_.give_back(net_->pool());
+    loop_ = nullptr;
+    net_ = nullptr;
+}
+
+}  // namespace copse

@@ -1,0 +1,200 @@
+// Listening and accepting.
+#include "net/socket.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+namespace copse {
+
+namespace {
+
+// Connections accepted before others get a turn.
+constexpr uint32_t accepts_at_once = 16;
+// How long accepting rests at the descriptor limit, unless one is freed.
+constexpr int64_t rest_length = 100'000'000;
+// Failed connections in a row that are taken for other people's network errors.
+constexpr int most_failures = 1000;
+// Descriptors left to the program by a listener that was given no limit: one in so many, and few.
+constexpr size_t reserve_share = 16;
+constexpr size_t reserve_least = 16;
+
+// An error of the connection that was to be accepted, or of its network; not of the listener.
+bool belongs_to_the_peer(int error) {
+    switch (error) {
+    case ECONNABORTED: case EPROTO: case ENETDOWN: case ENOPROTOOPT: case EHOSTDOWN:
+    case EHOSTUNREACH: case ENETUNREACH: case EPERM: case EINTR: case EOPNOTSUPP:
+#ifdef ENONET
+    case ENONET:
+#endif
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool is_exhaustion(int error) {
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+size_t connections_allowed(const System& system) {
+    size_t limit = system.descriptor_limit(system);
+    size_t reserve = limit / reserve_share > reserve_least ? limit / reserve_share : reserve_least;
+    return limit > reserve ? limit - reserve : limit;
+}
+
+}  // namespace
+
+void Socket::listen_with(const ListenOptions& options, bool unlinks) {
+    listens_ = true;
+    unlinks_ = unlinks;
+    most_connections_ =
+        options.max_connections ? options.max_connections : connections_allowed(system());
+}
+
+// At the limit of connections, parks until one has ended.
+Error Socket::make_way() {
+    while (state_ == State::open && most_connections_ && connections_ >= most_connections_) {
+        Waiter waiter{loop_->running_thread()};
+        room_.append(waiter);
+        Error error = loop_->park({"a connection to end"}, &waiter);
+        if (!waiter.fired) return error;
+    }
+    if (accepted_in_a_row_ < accepts_at_once) return Error::none;
+    accepted_in_a_row_ = 0;
+    loop_->yield();
+    return loop_->admit();
+}
+
+// Descriptors or kernel memory ran out: says so once, and rests until a descriptor is freed.
+Error Socket::starve(int error) {
+    if (!starving_told_) loop_->report(loop_->running_thread(), Error::from_errno(error).message());
+    starving_told_ = true;
+    Waiter waiter{loop_->running_thread()};
+    net_->starved.append(waiter);
+    Error woken = loop_->park({"a free descriptor", Duration::add(loop_->now(), rest_length)}, &waiter);
+    if (waiter.fired) return Error::none;
+    return woken == Error::timeout ? loop_->admit() : woken;
+}
+
+Error Socket::await_connection() {
+    CallDeadline deadline{receive_timeout_};
+    while (!(watch_->ready & PollEvent::readable)) {
+        accepted_in_a_row_ = 0;
+        if (Error error = wait_ready(Direction::read, "accept", deadline)) return error;
+    }
+    return Error::none;
+}
+
+Result<Stream> Socket::accept() {
+    if (Error error = begin_call()) return {{}, error};
+    if (receiving_) return {{}, Error::busy};
+    Hold hold{*this};
+    Within mark{receiving_};
+    for (int failures = 0; failures < most_failures;) {
+        if (Error error = make_way()) return {{}, error};
+        if (state_ != State::open) return {{}, Error::closed};
+        if (Error error = await_connection()) return {{}, error};
+        int fd = system().accept(system(), fd_, nullptr, nullptr);
+        int failed = fd < 0 ? -fd : 0;
+        if (fd >= 0) {
+            ++accepted_in_a_row_;
+            Result<Socket*> made = adopt(fd, PollEvent::writable);
+            if (made) {
+                starving_told_ = false;
+                made.value->parent_ = this;
+                ++references_;
+                ++connections_;
+                return {stream(made.value), {}};
+            }
+            failed = made.error.code();
+        }
+        if (failed == EAGAIN || failed == EWOULDBLOCK) {
+            watch_->ready &= ~PollEvent::readable;
+        } else if (is_exhaustion(failed)) {
+            if (Error error = starve(failed)) return {{}, error};
+        } else if (belongs_to_the_peer(failed)) {
+            ++failures;
+            loop_->pace();
+        } else {
+            return {{}, Error::from_errno(failed)};
+        }
+    }
+    return {{}, Error::from_errno(EPROTO)};
+}
+
+// Listener ----------------------------------------------------------------------------------------
+
+Result<Listener> bind(const Address& address, ListenOptions options) {
+    Result<Net*> net = Net::obtain();
+    if (!net) return {{}, net.error};
+    const System& system = net.value->loop().system();
+    if (net.value->loop().forked()) return {{}, Error::forked};
+    bool unix_path = address.family() == Address::Family::unix_path;
+    int family = address.size() ? address.raw()->sa_family : AF_UNSPEC;
+    int fd = system.open_socket(system, family, SOCK_STREAM, 0);
+    if (fd < 0) return {{}, Error::from_errno(-fd)};
+    int on = 1;
+    if (!unix_path) {
+        system.set_option(system, fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        // Small writes are gathered by the loop already. Accepted sockets inherit this.
+        system.set_option(system, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    int failed = 0;
+    if (options.reuseport)
+        failed = system.set_option(system, fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    if (!failed) failed = system.bind(system, fd, address.raw(), socklen_t(address.size()));
+    bool bound = !failed;
+    if (!failed) failed = system.listen(system, fd, options.backlog);
+    Result<Socket*> made{};
+    if (failed) system.close(system, fd);
+    else made = Socket::adopt(fd, 0);
+    if (failed || !made) {
+        if (unix_path && bound && address.host().text[0] != '@')
+            system.unlink(system, address.host().c_str());
+        return {{}, failed ? Error::from_errno(-failed) : made.error};
+    }
+    made.value->listen_with(options, unix_path);
+    return {Socket::listener(made.value), {}};
+}
+
+Result<Listener> bind(std::string_view host, uint16_t port, ListenOptions options) {
+    Result<Address> address = Address::parse(host, port);
+    if (!address) return {{}, address.error};
+    return bind(*address, options);
+}
+
+Listener::Listener(int fd, ListenOptions options) : socket_{Socket::wrap(fd, true)} {
+    if (socket_) socket_->listen_with(options, false);
+}
+Listener::Listener(Listener&& other) noexcept : socket_{other.socket_} { other.socket_ = nullptr; }
+Listener& Listener::operator=(Listener&& other) noexcept {
+    std::swap(socket_, other.socket_);
+    return *this;
+}
+Listener::~Listener() {
+    if (!socket_) return;
+    (void)socket_->close();
+    socket_->release();
+}
+
+Result<Stream> Listener::accept() {
+    if (!socket_) return {{}, Error::closed};
+    check(socket_->belongs_here(), "a listener used on the OS thread of its loop");
+    return socket_->accept();
+}
+Result<Address> Listener::address() const {
+    if (!socket_) return {{}, Error::closed};
+    return socket_->own_name();
+}
+Error Listener::close() { return socket_ ? socket_->close() : Error::none; }
+size_t Listener::connections() const { return socket_ ? socket_->connections() : 0; }
+Error Listener::setoption(Option option, int value) {
+    return socket_ ? socket_->setoption(option, value) : Error::closed;
+}
+Result<int> Listener::getoption(Option option) {
+    if (!socket_) return {0, Error::closed};
+    return socket_->getoption(option);
+}
+int Listener::getfd() const { return socket_ ? socket_->fd() : -1; }
+
+}  // namespace copse

@@ -1,0 +1,127 @@
+// What can be asked and set of a socket.
+#include "net/socket.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+namespace copse {
+
+namespace {
+
+struct Known {
+    int level = -1;
+    int name = -1;
+};
+
+Known option_of(Option option) {
+    switch (option) {
+    case Option::keepalive: return {SOL_SOCKET, SO_KEEPALIVE};
+    case Option::linger: return {SOL_SOCKET, SO_LINGER};
+    case Option::reuseaddr: return {SOL_SOCKET, SO_REUSEADDR};
+    case Option::reuseport: return {SOL_SOCKET, SO_REUSEPORT};
+    case Option::recv_buffer_size: return {SOL_SOCKET, SO_RCVBUF};
+    case Option::send_buffer_size: return {SOL_SOCKET, SO_SNDBUF};
+    case Option::error: return {SOL_SOCKET, SO_ERROR};
+    case Option::tcp_nodelay: return {IPPROTO_TCP, TCP_NODELAY};
+    case Option::ipv6_v6only: return {IPPROTO_IPV6, IPV6_V6ONLY};
+#ifdef TCP_KEEPIDLE
+    case Option::tcp_keepidle: return {IPPROTO_TCP, TCP_KEEPIDLE};
+#elif defined(TCP_KEEPALIVE)
+    case Option::tcp_keepidle: return {IPPROTO_TCP, TCP_KEEPALIVE};
+#endif
+#ifdef TCP_KEEPCNT
+    case Option::tcp_keepcnt: return {IPPROTO_TCP, TCP_KEEPCNT};
+#endif
+#ifdef TCP_KEEPINTVL
+    case Option::tcp_keepintvl: return {IPPROTO_TCP, TCP_KEEPINTVL};
+#endif
+#ifdef TCP_USER_TIMEOUT
+    case Option::tcp_user_timeout: return {IPPROTO_TCP, TCP_USER_TIMEOUT};
+#endif
+#ifdef TCP_DEFER_ACCEPT
+    case Option::tcp_defer_accept: return {IPPROTO_TCP, TCP_DEFER_ACCEPT};
+#endif
+#ifdef TCP_FASTOPEN
+    case Option::tcp_fastopen: return {IPPROTO_TCP, TCP_FASTOPEN};
+#endif
+#ifdef TCP_FASTOPEN_CONNECT
+    case Option::tcp_fastopen_connect: return {IPPROTO_TCP, TCP_FASTOPEN_CONNECT};
+#endif
+    default: return {};
+    }
+}
+
+// As the kernel wants SO_LINGER.
+struct LingerValue {
+    int on;
+    int seconds;
+};
+
+}  // namespace
+
+Error Socket::setoption(Option option, int value) {
+    if (refused_) return refused_;
+    if (state_ != State::open) return Error::closed;
+    Known known = option_of(option);
+    if (known.level < 0 || option == Option::error) return Error::from_errno(ENOPROTOOPT);
+    int failed = 0;
+    if (option == Option::linger) {
+        LingerValue linger{value >= 0, value >= 0 ? value : 0};
+        failed = system().set_option(system(), fd_, known.level, known.name, &linger, sizeof linger);
+    } else {
+        failed = system().set_option(system(), fd_, known.level, known.name, &value, sizeof value);
+    }
+    return Error::from_errno(-failed);
+}
+
+Result<int> Socket::getoption(Option option) {
+    if (refused_) return {0, refused_};
+    if (state_ != State::open) return {0, Error::closed};
+    Known known = option_of(option);
+    if (known.level < 0) return {0, Error::from_errno(ENOPROTOOPT)};
+    LingerValue value{};
+    auto size = socklen_t(option == Option::linger ? sizeof value : sizeof value.on);
+    int failed = system().get_option(system(), fd_, known.level, known.name, &value, &size);
+    if (failed) return {0, Error::from_errno(-failed)};
+    if (option == Option::linger) return {value.on ? value.seconds : -1, {}};
+    return {value.on, {}};
+}
+
+Result<Address> Socket::peer_name() {
+    if (refused_) return {{}, refused_};
+    if (state_ != State::open) return {{}, Error::closed};
+    Address address;
+    socklen_t size = Address::capacity;
+    int failed = system().get_peer_name(system(), fd_, address.raw(), &size);
+    address.setsize(size);
+    return {address, Error::from_errno(-failed)};
+}
+
+Result<Address> Socket::own_name() {
+    if (fd_ < 0) return {{}, refused_ ? refused_ : Error::closed};
+    Address address;
+    socklen_t size = Address::capacity;
+    int failed = system().get_socket_name(system(), fd_, address.raw(), &size);
+    address.setsize(size);
+    return {address, Error::from_errno(-failed)};
+}
+
+Stats Socket::stats() const {
+    int64_t now = system().now(system());
+    return {received_, sent_, Duration::nanoseconds(now - made_)};
+}
+
+void Socket::settimeouts(Duration connect, Duration send, Duration receive) {
+    auto whole = [](Duration d) { return d < Duration{} ? INT64_MAX : d.count(); };
+    connect_timeout_ = whole(connect);
+    send_timeout_ = whole(send);
+    receive_timeout_ = whole(receive);
+}
+
+void Socket::setlimit(size_t receive_bytes, size_t send_bytes) {
+    // One past the limit is looked at; so the largest means none.
+    if (receive_bytes) line_limit_ = all_limit_ = receive_bytes < SIZE_MAX / 4 ? receive_bytes : SIZE_MAX / 4;
+    if (send_bytes) send_limit_ = send_bytes < SIZE_MAX / 4 ? send_bytes : SIZE_MAX / 4;
+}
+
+}  // namespace copse
