@@ -47,7 +47,7 @@ Error Socket::finish_connecting(CallDeadline& deadline) {
             return itself ? Error::from_errno(ECONNREFUSED) : Error::none;
         }
         if (peer.error != Error::from_errno(ENOTCONN)) return peer.error;
-        watch_->ready &= ~PollEvent::writable;
+        loop_->exhausted(*watch_, PollEvent::writable);
     }
 }
 

@@ -109,7 +109,7 @@ Result<Stream> Socket::accept() {
             failed = made.error.code();
         }
         if (failed == EAGAIN || failed == EWOULDBLOCK) {
-            watch_->ready &= ~PollEvent::readable;
+            loop_->exhausted(*watch_, PollEvent::readable);
         } else if (is_exhaustion(failed)) {
             if (Error error = starve(failed)) return {{}, error};
         } else if (belongs_to_the_peer(failed)) {

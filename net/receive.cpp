@@ -72,11 +72,11 @@ ssize_t Socket::receive_into(char* out, size_t size) {
     size_t asked = size;
     if (system().choose && size > 1) asked = 1 + system().choose(system(), Choice::bytes, uint32_t(size));
     ssize_t got = system().receive(system(), fd_, out, asked);
-    if (got == -EAGAIN || got == -EWOULDBLOCK) watch_->ready &= ~PollEvent::readable;
+    if (got == -EAGAIN || got == -EWOULDBLOCK) loop_->exhausted(*watch_, PollEvent::readable);
     if (got <= 0) return got;
     received_ += size_t(got);
     if (size_t(got) < asked && !(watch_->ready & PollEvent::hangup))
-        watch_->ready &= ~PollEvent::readable;
+        loop_->exhausted(*watch_, PollEvent::readable);
     return got;
 }
 

@@ -97,8 +97,8 @@ ssize_t Socket::write(const std::string_view* pieces, size_t count, size_t skip)
     }
     if (offered == 0) return 0;
     if (system().choose && offered > 1) {
-        size_t most = 1 + system().choose(system(), Choice::bytes, uint32_t(parts[0].iov_len));
-        parts[0].iov_len = most;
+        offered = 1 + system().choose(system(), Choice::bytes, uint32_t(parts[0].iov_len));
+        parts[0].iov_len = offered;
         used = 1;
     }
     ssize_t wrote = system().send(system(), fd_, parts, used);
@@ -107,8 +107,7 @@ ssize_t Socket::write(const std::string_view* pieces, size_t count, size_t skip)
         return wrote;
     }
     if (wrote < 0) wrote = 0;
-    if (size_t(wrote) < offered && !system().choose) watch_->ready &= ~PollEvent::writable;
-    if (system().choose && wrote == 0) watch_->ready &= ~PollEvent::writable;
+    if (size_t(wrote) < offered) loop_->exhausted(*watch_, PollEvent::writable);
     took(size_t(wrote));
     return wrote;
 }

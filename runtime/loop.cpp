@@ -203,7 +203,7 @@ bool Loop::turn(int64_t timeout) {
 // descriptor or whose time has come. Readiness goes first: what has happened beats a deadline.
 void Loop::look(int64_t timeout) {
     made_ready_ = &woken_;
-    bool idle = nothing_ready();
+    bool idle = nothing_ready() && !drainables_;
     if (idle || watched_) {
         int64_t length = idle ? sleep_length(timeout) : 0;
         if (length != 0 && trim_stacks()) length = 0;

@@ -98,6 +98,11 @@ class Loop {
     Result<Watch*> watch(int fd, uint32_t ready);
     // Wakes whoever waits and takes it out of the poller; the descriptor stays open.
     void unwatch(Watch&);
+    // The kernel had no more for this direction: its bit waits for the next event.
+    void exhausted(Watch& watch, uint32_t bit) {
+        watch.ready &= ~bit;
+        if (system_->poller_rearm) system_->poller_rearm(*system_, poller_, watch.fd, bit);
+    }
     // Wakes whoever waits on it, for nothing: they look again at what they waited for.
     void disturb(Watch&);
     // Parks until the direction may be ready: returns at once while its bit is set. busy, canceled,

@@ -142,7 +142,6 @@ Error Loop::wait_ready(Watch& watch, Direction direction, const Wait& wait) {
     WaitList& list = reads ? watch.readers : watch.writers;
     if (watch.ready & bit) return Error::none;
     if (!list.empty()) return Error::busy;
-    if (system_->poller_rearm) system_->poller_rearm(*system_, poller_, watch.fd, bit);
     uint32_t generation = watch.generation;
     Waiter waiter{running_};
     list.append(waiter);
