@@ -191,6 +191,9 @@ size_t Listener::connections() const { return socket_ ? socket_->connections() :
 Error Listener::setoption(Option option, int value) {
     return socket_ ? socket_->setoption(option, value) : Error::closed;
 }
+Error Listener::setoption(Option option, std::string_view value) {
+    return socket_ ? socket_->setoption(option, value) : Error::closed;
+}
 Result<int> Listener::getoption(Option option) {
     if (!socket_) return {0, Error::closed};
     return socket_->getoption(option);

@@ -74,6 +74,17 @@ Error Socket::setoption(Option option, int value) {
     return Error::from_errno(-failed);
 }
 
+Error Socket::setoption(Option option, [[maybe_unused]] std::string_view name) {
+    if (refused_) return refused_;
+    if (state_ != State::open) return Error::closed;
+#ifdef SO_BINDTODEVICE
+    if (option == Option::bindtodevice)
+        return Error::from_errno(-system().set_option(system(), fd_, SOL_SOCKET, SO_BINDTODEVICE,
+                                                      name.data(), socklen_t(name.size())));
+#endif
+    return Error::from_errno(ENOPROTOOPT);
+}
+
 Result<int> Socket::getoption(Option option) {
     if (refused_) return {0, refused_};
     if (state_ != State::open) return {0, Error::closed};

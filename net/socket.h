@@ -102,6 +102,7 @@ class Socket : Drainable, public SocketLink {
 
     // options.cpp
     Error setoption(Option, int);
+    Error setoption(Option, std::string_view);
     Result<int> getoption(Option);
     Result<Address> peer_name();
     Result<Address> own_name();

@@ -87,6 +87,9 @@ void Stream::setlimit(size_t receive_bytes, size_t send_bytes) {
 Error Stream::setoption(Option option, int value) {
     return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
 }
+Error Stream::setoption(Option option, std::string_view value) {
+    return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
+}
 Result<int> Stream::getoption(Option option) {
     if (!mine(socket_)) return {0, Error::closed};
     return socket_->getoption(option);

@@ -69,6 +69,7 @@ enum class Option : uint8_t {
     tcp_fastopen,      // queue length
     tcp_fastopen_connect,
     error,             // get only: the pending errno, which this clears
+    bindtodevice,      // a name, not a number: the interface whose packets it takes; "": any
 };
 
 struct Stats {
@@ -149,7 +150,9 @@ class Stream {
     // many bytes send() buffers before it parks (64 KiB until set). 0 leaves it as it is.
     COPSE_API void setlimit(size_t receive_bytes, size_t send_bytes);
 
+    // ENOPROTOOPT: this system has no such option, or its value is of the other kind.
     COPSE_API Error setoption(Option, int);
+    COPSE_API Error setoption(Option, std::string_view);
     COPSE_API Result<int> getoption(Option);
 
     COPSE_API Result<Address> getpeername() const;
@@ -195,6 +198,7 @@ class Listener {
     COPSE_API Error close();                    // a thread parked in accept() gets `closed`
     COPSE_API size_t connections() const;       // accepted and still open
     COPSE_API Error setoption(Option, int);
+    COPSE_API Error setoption(Option, std::string_view);
     COPSE_API Result<int> getoption(Option);
     COPSE_API int getfd() const;
     explicit operator bool() const { return getfd() >= 0; }
