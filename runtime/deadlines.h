@@ -39,6 +39,8 @@ class Deadlines {
     ThreadBlock* pop_due(int64_t now);
 
   private:
+    friend struct Inspection;  // of the tests
+
     struct Entry {
         int64_t key;
         ThreadBlock* thread;

@@ -39,6 +39,7 @@ Result<Loop*> Loop::obtain() {
     void* room = system.map(system, sizeof(Loop));
     if (!room) return {nullptr, Error::no_memory};
     auto* made = ::new (room) Loop(system);
+    sanitizer::keep(room, sizeof(Loop));
     current_ = made;
     if (Error error = made->open()) {
         made->close();
@@ -59,7 +60,8 @@ Error Loop::open() {
     deadlines_.open(*system_);
     stacks_.open(*system_);
     system_->random(*system_, &random_state_, sizeof random_state_);
-    born_ = system_->fork_count(*system_);
+    forks_ = system_->fork_count(*system_);
+    born_ = *forks_;
     home_.state = State::running;
     time_ = now();
     if (int failed = system_->poller_open(*system_, &poller_))
@@ -82,6 +84,7 @@ void Loop::close() {
     stacks_.close();
     watches_.close();
     blocks_.close();
+    sanitizer::let_go(this, sizeof(Loop));
 }
 
 Error Loop::destroy() {
@@ -91,45 +94,53 @@ Error Loop::destroy() {
     bool all_ended = loop->end_threads();
     if (loop->part) loop->part->end(*loop->part);
     current_ = nullptr;
-    if (!all_ended) return Error::deadlock;  // somebody stands on those stacks: they are left alone
     const System& system = *loop->system_;
+    if (!all_ended) {
+        // Somebody stands on those stacks: they are left alone, and all that hangs on them.
+        system.poller_close(system, loop->poller_);
+        return Error::deadlock;
+    }
     loop->close();
     system.unmap(system, loop, sizeof(Loop));
     return Error::none;
 }
 
-// Cancels every thread and lets them come to their end. In the child of a fork they are not ours.
+// Cancels every thread and lets them come to their end. Those of a child of a fork are the parent's
+// and are forgotten.
 bool Loop::end_threads() {
-    if (forked()) return live_ == 0;
-    entered_ = true;
+    if (forked()) return true;
+    entered_ = ending_ = true;
     cancel_all();
-    for (int i = 0; i < farewell_turns && live_; ++i) {
-        if (finished()) cancel_all();
-        turn(0);
+    for (int i = 0; i < farewell_turns && live_ && !forked(); ++i) turn(0);
+    for (uint32_t i = 0; live_ && i < blocks_.size(); ++i) {
+        ThreadBlock& thread = *blocks_.at(i);
+        if (thread.exists() && thread.refusals < patience) report(&thread, ignores_cancellation);
     }
-    entered_ = false;
-    for (uint32_t i = 0; live_ && i < blocks_.size(); ++i)
-        if (blocks_.at(i)->exists()) report(blocks_.at(i), "ignores its cancellation");
-    return live_ == 0;
+    entered_ = ending_ = false;
+    return live_ == 0 || forked();
 }
 
 Error Loop::rejoin_after_fork() {
     if (!forked()) return Error::none;
-    if (int failed = rejoin_poller().code()) return Error::from_errno(failed);
-    born_ = system_->fork_count(*system_);
+    if (Error error = rejoin_poller()) return error;
+    system_->random(*system_, &random_state_, sizeof random_state_);  // or both go on alike
+    born_ = *forks_;
     return Error::none;
 }
 
-// A poller of our own in place of the old one, with every watch in it.
+// A poller of our own in place of the old one, with every watch in it; or the old one stays.
 Error Loop::rejoin_poller() {
     Poller* fresh = nullptr;
     if (int failed = system_->poller_open(*system_, &fresh)) return Error::from_errno(-failed);
-    system_->poller_close(*system_, poller_);
-    poller_ = fresh;
     for (uint32_t i = 0; i < watches_.size(); ++i) {
         Watch& watch = *watches_.at(i);
-        if (watch.open()) system_->poller_add(*system_, poller_, watch.fd, watch.token());
+        int failed = watch.open() ? system_->poller_add(*system_, fresh, watch.fd, watch.token()) : 0;
+        if (failed == 0 || failed == -EBADF) continue;  // closed behind our back: nothing to watch
+        system_->poller_close(*system_, fresh);
+        return Error::from_errno(-failed);
     }
+    system_->poller_close(*system_, poller_);
+    poller_ = fresh;
     return Error::none;
 }
 
@@ -138,16 +149,17 @@ Error Loop::rejoin_poller() {
 Error Loop::run(Duration step_timeout) {
     if (entered_) return Error::already_running;
     if (forked()) return Error::forked;
+    int64_t timeout = step_timeout > Duration{} ? step_timeout.count() : 0;
     entered_ = looping_ = true;
     for (;;) {
-        while (!finished()) turn(step_timeout.count());
-        if (stopping_) break;
+        while (!finished() && !forked()) turn(timeout);
+        if (stopping_ || forked()) break;
         stop();
     }
+    Error error = forked() ? Error::forked : live_ ? Error::deadlock : Error::none;
+    if (error == Error::deadlock) report_deadlock();
     entered_ = looping_ = stopping_ = false;
-    if (live_ == 0) return Error::none;
-    report_deadlock();
-    return Error::deadlock;
+    return error;
 }
 
 Result<bool> Loop::step(Duration timeout) {
@@ -157,12 +169,12 @@ Result<bool> Loop::step(Duration timeout) {
     int64_t end = Duration::add(now(), timeout.count() > 0 ? timeout.count() : 0);
     int64_t left = timeout.count();
     bool ran = false;
-    while (!finished()) {
+    while (!finished() && !forked()) {
         ran = turn(left > 0 ? left : 0);
         if (ran || (left = end - now()) <= 0) break;
     }
     entered_ = false;
-    return {ran, Error::none};
+    return {ran, forked() ? Error::forked : Error::none};
 }
 
 bool Loop::finished() {
@@ -181,7 +193,7 @@ Error Loop::wait_for_stop() {
     Waiter waiter{running_};
     stop_waiters_.append(waiter);
     Error error = park({.what = "stop"}, &waiter);
-    return waiter.fired ? Error::none : error;
+    return stopping_ ? Error::none : error;
 }
 
 // A turn: true if anything ran.
@@ -192,6 +204,7 @@ bool Loop::turn(int64_t timeout) {
     batch_.take(later_);
     for (;;) {
         run_ready();
+        if (forked()) break;  // the thread that forked has ended: the rest is the parent's
         drain();
         if (batch_.empty() && woken_.empty()) break;
         look(0);
@@ -225,8 +238,9 @@ void Loop::look(int64_t timeout) {
 int64_t Loop::sleep_length(int64_t timeout) {
     int64_t nearest = deadlines_.nearest();
     if (nearest == INT64_MAX) return timeout == INT64_MAX ? -1 : timeout;
-    int64_t left = nearest - now();
-    if (left < 0) left = 0;
+    int64_t time = now();
+    if (nearest <= time) return 0;
+    int64_t left = nearest - time;
     return left < timeout ? left : timeout;
 }
 
@@ -255,9 +269,9 @@ int Loop::wait_in_poller(int64_t length) {
     if (count == 0) count = poll(length);
     time_ = turn_began_ = now();
     if (length != 0) {
-        int64_t waited = time_ - asleep;
-        if (waited > 8 * spin_) waited = 8 * spin_;
-        typical_wait_ = (3 * typical_wait_ + waited) / 4;
+        int64_t waited = time_ - asleep, most = Duration::multiply(spin_, 8);
+        if (waited > most) waited = most;
+        typical_wait_ += (waited - typical_wait_) / 4;
     }
     return count;
 }

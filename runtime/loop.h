@@ -50,6 +50,10 @@ class Loop {
     // Threads dispatched before the kernel is asked for readiness again.
     static constexpr uint32_t dispatch_budget = 64;
 
+    // Parking calls of a canceled thread before it is reported as one that ignores it.
+    static constexpr uint16_t patience = 1000;
+    static constexpr const char* ignores_cancellation = "ignores its cancellation";
+
     // The loop of this OS thread; null: none was made.
     static Loop* current() { return current_; }
     // The same, made now if need be.
@@ -71,11 +75,12 @@ class Loop {
     ThreadBlock& thread_at(uint32_t slot) { return *blocks_.at(slot); }
 
     // Waiting ------------------------------------------------------------------------------------
-    // Whether the running thread may wait: not_a_thread, canceled (after letting others run) or
-    // timeout (of an enclosing scope). Every call that parks begins with this.
+    // Whether the running thread may wait: not_a_thread, forked, canceled (after letting others run)
+    // or timeout (of an enclosing scope). Every call that parks begins with this.
     Error admit() {
         if (running_ == &home_) [[unlikely]] return Error::not_a_thread;
-        if (running_->canceled || running_->scope_end != INT64_MAX) [[unlikely]] return admit_slowly();
+        if (forked() || running_->canceled || running_->scope_end != INT64_MAX) [[unlikely]]
+            return admit_slowly();
         return Error::none;
     }
     // Parks the running thread until something wakes it. Its waiters, already in their lists, hang
@@ -110,7 +115,7 @@ class Loop {
     Error wait_ready(Watch&, Direction, const Wait&);
     // The same for somebody else's descriptor and either direction; got: which are ready.
     Error wait_either(Watch&, Events wanted, const Wait&, Events& got);
-    bool forked() const { return system_->fork_count(*system_) != born_; }
+    bool forked() const { return *forks_ != born_; }
     Error rejoin_after_fork();
 
     // The end of the turn ------------------------------------------------------------------------
@@ -136,10 +141,7 @@ class Loop {
 
     // Reports and parts --------------------------------------------------------------------------
     void report(ThreadBlock* thread, const char* what);
-    void set_handler(ErrorHandler handler, void* context) {
-        handler_ = handler;
-        handler_context_ = context;
-    }
+    void set_handler(const Handler& handler) { handler_ = handler; }
     Status status();
     void dump(int fd);
     void count_allocation() { ++allocations_; }
@@ -151,6 +153,7 @@ class Loop {
 
   private:
     friend struct Overflow;
+    friend struct Inspection;  // of the tests
 
     Error admit_slowly();
     explicit Loop(const System& system) : system_{&system} {}
@@ -203,6 +206,8 @@ class Loop {
     uint64_t switches_ = 0;
     uint64_t turns_ = 0;
     uint32_t unparked_calls_ = 0;  // by pace(), since the last switch
+    uint32_t born_ = 0;            // what *forks_ was when the loop was made
+    const uint32_t* forks_ = nullptr;
 
     const System* system_;
     Deadlines deadlines_;
@@ -230,10 +235,10 @@ class Loop {
     uint64_t polls_ = 0;
     uint32_t ghosts_ = 0;    // events in a row that belong to no watch
 
-    bool entered_ = false;   // within run() or step()
+    bool entered_ = false;   // within run(), step() or destroy()
+    bool ending_ = false;    // within destroy(): a thread is canceled from its first breath
     bool stopping_ = false;
     WaitList stop_waiters_;
-    uint32_t born_ = 0;      // fork_count when the loop was made
     uint64_t random_state_ = 0;
 
     int64_t spin_ = 20000;
@@ -243,8 +248,7 @@ class Loop {
     int64_t turn_min_ = INT64_MAX, turn_max_ = 0, turn_total_ = 0;
     uint64_t turns_timed_ = 0;
 
-    ErrorHandler handler_ = nullptr;
-    void* handler_context_ = nullptr;
+    Handler handler_;
 
     static constexpr int event_capacity = 256;
     PollEvent events_[event_capacity];

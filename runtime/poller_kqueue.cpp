@@ -46,7 +46,7 @@ int open(const System& system, Poller** out) {
         return error;
     }
     fcntl(poller->fd, F_SETFD, FD_CLOEXEC);
-    poller->fork_count = system.fork_count(system);
+    poller->fork_count = *system.fork_count(system);
     poller->tokens = {};
     *out = poller;
     return 0;
@@ -54,7 +54,7 @@ int open(const System& system, Poller** out) {
 
 void close(const System& system, Poller* poller) {
     // A child does not inherit a kqueue: there the number is free, or somebody else's by now.
-    if (poller->fork_count == system.fork_count(system)) ::close(poller->fd);
+    if (poller->fork_count == *system.fork_count(system)) ::close(poller->fd);
     poller->tokens.drop(system);
     system.release(system, poller, sizeof(Poller));
 }

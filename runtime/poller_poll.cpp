@@ -110,7 +110,8 @@ int ask_kernel(Poller* poller, int64_t timeout) {
     timespec time{};
     time.tv_sec = static_cast<time_t>(timeout / 1'000'000'000);
     time.tv_nsec = static_cast<long>(timeout % 1'000'000'000);
-    return posix::or_error(ppoll(poller->asked.items, count, timeout < 0 ? nullptr : &time, nullptr));
+    const timespec* limit = timeout < 0 ? nullptr : &time;
+    return posix::or_error(ppoll(poller->asked.items, count, limit, nullptr));
 #endif
 }
 

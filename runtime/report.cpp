@@ -53,25 +53,26 @@ void describe(Line& line, const System& system, const ThreadBlock& thread, int64
 
 }  // namespace
 
-size_t stack_use(const System& system, const Stack& stack) {
-    size_t lowest = system.lowest_resident(system, stack.base, stack.size());
-    if (lowest >= stack.size()) return 0;
-    // Within the lowest page in memory, what was never written is still zero.
-    const char* byte = stack.base + lowest;
-    const char* end = byte + system.page_size(system);
-    if (end > stack.top()) end = stack.top();
-    while (byte < end && *byte == 0) ++byte;
-    return size_t(stack.top() - byte);
+// Page by page from below: what lies in memory and was never written is still zero. Other frames
+// are looked into, which AddressSanitizer would take for a mistake.
+COPSE_NO_ASAN size_t stack_use(const System& system, const Stack& stack) {
+    const size_t page = system.page_size(system);
+    const char* byte = stack.base + (stack.guard == Guard::canary ? Stacks::canary_size : 0);
+    while (byte < stack.top()) {
+        byte += system.lowest_resident(system, byte, size_t(stack.top() - byte));
+        const char* end = reinterpret_cast<const char*>((uintptr_t(byte) | (page - 1)) + 1);
+        if (end > stack.top()) end = stack.top();
+        for (; byte < end; ++byte)
+            if (*byte) return size_t(stack.top() - byte);
+    }
+    return 0;
 }
 
 // To the thread's own handler, else to the loop's, else a line on standard error.
 void Loop::report(ThreadBlock* thread, const char* what) {
-    ErrorHandler handler = thread && thread->handler ? thread->handler : handler_;
-    void* context = thread && thread->handler ? thread->handler_context : handler_context_;
-    if (handler) {
-        handler(thread ? detail::Access::handle(*thread) : Thread{}, what, context);
-        return;
-    }
+    const Handler handler = thread && thread->handler.function ? thread->handler : handler_;
+    Thread handle = thread ? detail::Access::handle(*thread) : Thread{};
+    if (handler.function && handler.call(handler.function, handle, what, handler.context)) return;
     Line line;
     line.add("copse: ").add(what);
     if (thread) {
@@ -79,6 +80,7 @@ void Loop::report(ThreadBlock* thread, const char* what) {
         add_name(line, *thread);
         line.add(")");
     }
+    if (handler.function) line.add(" (and the error handler threw an exception)");
     line.add("\n");
     system_->write_all(*system_, 2, line.c_str(), line.size());
 }

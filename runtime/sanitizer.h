@@ -23,6 +23,8 @@ extern "C" {
 void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
 void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
 void __asan_unpoison_memory_region(void const volatile* address, size_t size);
+void __lsan_register_root_region(const void* address, size_t size);
+void __lsan_unregister_root_region(const void* address, size_t size);
 }
 #elif defined(COPSE_TSAN)
 extern "C" {
@@ -33,7 +35,34 @@ void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 }
 #endif
 
+#if defined(COPSE_ASAN)
+#define COPSE_NO_ASAN __attribute__((no_sanitize("address")))
+#else
+#define COPSE_NO_ASAN
+#endif
+
 namespace copse::sanitizer {
+
+// What is reached from here is no leak: a loop lies in pages of its own, and that of the program's
+// first OS thread may well be there at its end.
+inline void keep([[maybe_unused]] const void* memory, [[maybe_unused]] size_t size) {
+#if defined(COPSE_ASAN)
+    __lsan_register_root_region(memory, size);
+#endif
+}
+inline void let_go([[maybe_unused]] const void* memory, [[maybe_unused]] size_t size) {
+#if defined(COPSE_ASAN)
+    __lsan_unregister_root_region(memory, size);
+#endif
+}
+
+// A fiber of a thread that has ended; not called by the fiber itself.
+inline void end([[maybe_unused]] ThreadBlock& thread) {
+#if defined(COPSE_TSAN)
+    if (thread.sanitizer) __tsan_destroy_fiber(thread.sanitizer);
+    thread.sanitizer = nullptr;
+#endif
+}
 
 // The stack of `thread` is about to be used by somebody new.
 inline void begin([[maybe_unused]] ThreadBlock& thread) {
@@ -41,6 +70,7 @@ inline void begin([[maybe_unused]] ThreadBlock& thread) {
     __asan_unpoison_memory_region(thread.stack.base, thread.stack.size());
     thread.sanitizer = nullptr;
 #elif defined(COPSE_TSAN)
+    end(thread);
     thread.sanitizer = __tsan_create_fiber(0);
 #endif
 }
@@ -71,14 +101,6 @@ inline void arrived([[maybe_unused]] ThreadBlock& at, [[maybe_unused]] Bounds* p
     Bounds unused;
     if (!previous) previous = &unused;
     __sanitizer_finish_switch_fiber(at.sanitizer, &previous->bottom, &previous->size);
-#endif
-}
-
-// A fiber of a thread that has ended; not called by the fiber itself.
-inline void end([[maybe_unused]] ThreadBlock& thread) {
-#if defined(COPSE_TSAN)
-    if (thread.sanitizer) __tsan_destroy_fiber(thread.sanitizer);
-    thread.sanitizer = nullptr;
 #endif
 }
 

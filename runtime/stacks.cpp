@@ -4,7 +4,7 @@ namespace copse {
 
 namespace {
 constexpr uint64_t canary_word = 0x636f7073652d6f6bu;
-constexpr size_t canary_words = 8;
+constexpr size_t canary_words = Stacks::canary_size / sizeof canary_word;
 // A first slab of 2 MiB for stacks of the default size; no slab above 8 GiB of address space.
 constexpr size_t first_slab_stacks = 16;
 constexpr size_t largest_slab = sizeof(void*) == 8 ? size_t(8) << 30 : size_t(16) << 20;

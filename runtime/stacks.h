@@ -28,6 +28,7 @@ class Stacks {
     static constexpr size_t default_size = 65536;
     static constexpr size_t guard_size = 65536;
     static constexpr uint32_t classes = 17;          // 16 KiB .. 1 GiB
+    static constexpr size_t canary_size = 64;        // painted, at the base
 
     void open(const System& system) { system_ = &system; }
     void close();

@@ -41,9 +41,11 @@ inline ThreadBlock* Loop::take_from(ReadyList& list) {
 
 // The one way out of a thread; the caller has put it where it will be found again, or it ends.
 void Loop::leave(ThreadBlock& self, bool ends) {
-    ThreadBlock& next = *pick();
+    // In the child of a fork only the thread that forked goes on: nobody comes after it.
+    ThreadBlock& next = ends && forked() ? home_ : *pick();
     if (&next == &self) {
         self.state = State::running;
+        ++switches_;
         unparked_calls_ = 0;
         return;
     }
@@ -63,6 +65,7 @@ void Loop::run_ready() {
     next.state = State::running;
     ++switches_;
     change_stack(home_, next, false);
+    --switches_;  // the one that came home: no thread was dispatched
 }
 
 // One call site for every switch there is, so that its return is predicted.
@@ -165,14 +168,15 @@ Result<ThreadBlock*> Loop::reserve(const ThreadOptions& options) {
         block->special |= ThreadBlock::own_fp;
         block->fp_environment = copse_fp_environment();
     }
-    block->canceled = block->timed_out = block->permit = block->awaits_permit = false;
+    block->canceled = ending_;
+    block->timed_out = block->permit = block->awaits_permit = false;
     block->on_descriptor = false;
     block->refusals = 0;
     block->scope_end = INT64_MAX;
     block->waits_for = nullptr;
     block->waits_on = -1;
     block->in_flight = {};
-    block->handler = nullptr;
+    block->handler = {};
     block->locals = nullptr;
     copy_name(block->name, options.name);
     return {block, Error::none};
@@ -203,7 +207,7 @@ void Loop::abandon(ThreadBlock& block) {
 bool Loop::trim_stacks() {
     int left = trims_at_once;
     for (uint32_t i = 0; i < Stacks::classes && warm_count_ > most_warm; ++i) {
-        while (warm_[i] && warm_count_ > most_warm && left--) {
+        for (; warm_[i] && warm_count_ > most_warm && left > 0; --left) {
             ThreadBlock* block = take_block(i);
             system_->discard(*system_, block->stack.base, block->stack.size());
             if (block->stack.guard == Guard::canary) Stacks::paint(block->stack);

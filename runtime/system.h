@@ -110,8 +110,9 @@ struct System {
     // The process -------------------------------------------------------------------------------
     // Writes all of it to a descriptor, as far as that goes: diagnostics only.
     void (*write_all)(const System&, int fd, const char* text, size_t size);
-    // Bumped in the child by every fork().
-    uint32_t (*fork_count)(const System&);
+    // A number that every fork() bumps in the child. It stays where it is: a loop keeps its address
+    // and looks at it in every call that parks.
+    const uint32_t* (*fork_count)(const System&);
     // Calls fn(context) when the calling OS thread ends. -errno.
     int (*at_thread_end)(const System&, void (*fn)(void*), void* context);
     // Has memory faults on this OS thread handled on a stack of their own. The handler answers

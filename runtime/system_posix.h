@@ -75,7 +75,7 @@ int unlink(const System&, const char* path);
 size_t descriptor_limit(const System&);
 
 void write_all(const System&, int fd, const char* text, size_t size);
-uint32_t fork_count(const System&);
+const uint32_t* fork_count(const System&);
 int at_thread_end(const System&, void (*fn)(void*), void* context);
 int catch_faults(const System&, bool (*handler)(void* address));
 void drop_faults(const System&);

@@ -31,17 +31,21 @@ Error Thread::join() const {
     Waiter waiter{loop->running_thread()};
     target->joiners.append(waiter);
     Error error = loop->park({.what = "join"}, &waiter);
-    return waiter.fired ? Error::none : error;
+    return finished() ? Error::none : error;
 }
 
 Error Thread::cancel() const {
-    if (ThreadBlock* target = block_of(*this)) Loop::current()->cancel(*target);
+    ThreadBlock* target = block_of(*this);
+    if (!target) return Error::none;
+    if (Loop::current()->forked()) return Error::forked;
+    Loop::current()->cancel(*target);
     return Error::none;
 }
 
 Error Thread::unpark() const {
     ThreadBlock* target = block_of(*this);
     if (!target) return Error::destroyed;
+    if (Loop::current()->forked()) return Error::forked;
     Loop::current()->unpark(*target);
     return Error::none;
 }
@@ -157,28 +161,31 @@ Error park() {
     return Error::none;
 }
 
-Error seterrorhandler(ErrorHandler handler, void* context, bool default_for_all) {
+Error detail::set_error_handler(ErrorHandler handler, HandlerCaller call, void* context,
+                                bool default_for_all) {
     if (default_for_all) {
         Result<Loop*> loop = Loop::obtain();
-        if (loop) loop.value->set_handler(handler, context);
+        if (loop) loop.value->set_handler({handler, call, context});
         return loop.error;
     }
     ThreadBlock* block = running_thread();
     if (!block) return Error::not_a_thread;
-    block->handler = handler;
-    block->handler_context = context;
+    block->handler = {handler, call, context};
     return Error::none;
 }
 
 // Locals ------------------------------------------------------------------------------------------
 
-// One value of a Local<T>, with room for the T behind it.
+// Of one value of a Local<T>; lies right below it.
 struct LocalValue {
     LocalValue* older;
     const void* key;
-    void* value;
     void (*destroy)(void*);
-    size_t size;  // of the whole allocation
+    void* memory;  // as it was allocated: the T may want a higher alignment
+    size_t size;
+
+    void* value() { return this + 1; }
+    static LocalValue* of(void* value) { return static_cast<LocalValue*>(value) - 1; }
 };
 
 namespace detail {
@@ -186,28 +193,41 @@ namespace detail {
 void* local_find(const void* key) {
     ThreadBlock* block = running_thread();
     for (LocalValue* each = block ? block->locals : nullptr; each; each = each->older)
-        if (each->key == key) return each->value;
+        if (each->key == key) return each->value();
     return nullptr;
 }
 
-void* local_add(const void* key, size_t size, size_t alignment, void (*destroy)(void*)) {
-    ThreadBlock* block = running_thread();
-    if (!block) return nullptr;
+void* local_room(size_t size, size_t alignment) {
+    if (!running_thread()) return nullptr;
+    if (alignment < alignof(LocalValue)) alignment = alignof(LocalValue);
     size_t whole = sizeof(LocalValue) + alignment + size;
-    auto* made = static_cast<LocalValue*>(Loop::current()->allocate(whole));
-    if (!made) return nullptr;
-    uintptr_t room = (uintptr_t(made + 1) + alignment - 1) & ~uintptr_t(alignment - 1);
-    *made = {block->locals, key, reinterpret_cast<void*>(room), destroy, whole};
-    block->locals = made;
-    return made->value;
+    void* memory = Loop::current()->allocate(whole);
+    if (!memory) return nullptr;
+    uintptr_t first = uintptr_t(memory) + sizeof(LocalValue);
+    auto* room = reinterpret_cast<void*>((first + alignment - 1) & ~uintptr_t(alignment - 1));
+    *LocalValue::of(room) = {nullptr, nullptr, nullptr, memory, whole};
+    return room;
+}
+
+void local_add(void* room, const void* key, void (*destroy)(void*)) {
+    LocalValue* made = LocalValue::of(room);
+    made->key = key;
+    made->destroy = destroy;
+    made->older = running_thread()->locals;
+    running_thread()->locals = made;
+}
+
+void local_drop(void* room) {
+    LocalValue* made = LocalValue::of(room);
+    Loop::current()->release(made->memory, made->size);
 }
 
 // Newest first; a destructor may use, and even make, other locals.
 void end_locals(ThreadBlock& block) {
     while (LocalValue* newest = block.locals) {
         block.locals = newest->older;
-        newest->destroy(newest->value);
-        Loop::current()->release(newest, newest->size);
+        newest->destroy(newest->value());
+        local_drop(newest->value());
     }
 }
 
@@ -224,6 +244,11 @@ Result<bool> step(Duration timeout) {
     Result<Loop*> mine = Loop::obtain();
     if (!mine) return {false, mine.error};
     return mine.value->step(timeout);
+}
+
+Error detail::may_loop() {
+    bool within = Loop::current() && Loop::current()->busy_running();
+    return within ? Error::already_running : Error::none;
 }
 
 bool running() { return Loop::current() && Loop::current()->in_loop(); }

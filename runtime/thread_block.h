@@ -40,10 +40,17 @@ struct ExceptionState {
     bool any() const { return caught || uncaught; }
 };
 
+// Who hears of failures; its function is null where there is nobody.
+struct Handler {
+    ErrorHandler function = nullptr;
+    detail::HandlerCaller call = nullptr;  // calls it where exceptions are understood
+    void* context = nullptr;
+};
+
 struct LocalValue;
 
-struct ThreadBlock {
-    // What a switch touches ----------------------------------------------------------------------
+struct alignas(64) ThreadBlock {
+    // What a switch touches: one cache line ------------------------------------------------------
     void* sp = nullptr;
     ThreadBlock* next = nullptr;  // on a ready list or a free list
     Waiter* waiters = nullptr;    // of the wait it is parked in; the others are its siblings
@@ -83,8 +90,7 @@ struct ThreadBlock {
     WaitList joiners;
     ExceptionState in_flight;
     uint64_t fp_environment = 0;
-    ErrorHandler handler = nullptr;
-    void* handler_context = nullptr;
+    Handler handler;
     LocalValue* locals = nullptr;  // newest first
     void* sanitizer = nullptr;     // ASan's fake stack or TSan's fiber
     unsigned valgrind_stack = 0;

@@ -3,11 +3,6 @@
 
 namespace copse {
 
-namespace {
-// Parking calls of a canceled thread before it is reported as one that ignores its cancellation.
-constexpr uint16_t patience = 1000;
-}  // namespace
-
 ThreadBlock* Loop::find(Thread handle) {
     ThreadBlock* block =
         blocks_.find(detail::Access::slot(handle), detail::Access::generation(handle));
@@ -18,11 +13,12 @@ ThreadBlock* Loop::find(Thread handle) {
 // hold up the others.
 Error Loop::admit_slowly() {
     ThreadBlock& self = *running_;
+    if (forked()) return Error::forked;
     Error error = Error::none;
     if (self.canceled) {
         error = Error::canceled;
         if (self.refusals < patience && ++self.refusals == patience)
-            report(&self, "ignores its cancellation");
+            report(&self, ignores_cancellation);
     } else if (now() >= self.scope_end) {
         error = Error::timeout;
     }
@@ -47,6 +43,7 @@ Error Loop::park(const Wait& wait, Waiter* waiters) {
     }
     waiting_ += on_descriptor;
     self.state = State::parked;
+    if (self.canceled) [[unlikely]] make_ready(self);  // since it was admitted
     leave(self);
     waiting_ -= on_descriptor;
     if (timed) {

@@ -270,7 +270,7 @@ TEST(a_connection_that_is_made_or_refused_becomes_writable) {
         int error = -1;
         socklen_t error_size = sizeof error;
         CHECK_EQ(sys.get_option(sys, client, SOL_SOCKET, SO_ERROR, &error, &error_size), 0);
-        if (result == -EINPROGRESS) CHECK_EQ(error, refused ? ECONNREFUSED : 0);
+        if (result == -EINPROGRESS) CHECK_EQ(error != 0, refused);
         CHECK(refused || put(client, 1) == 1);
     }
 }
@@ -374,6 +374,22 @@ TEST(a_removed_descriptor_is_not_heard_of) {
     Heard heard = listen_for(poller, 7);
     CHECK_EQ(heard.times + heard.of_others, 0);
     CHECK_EQ(sys.poller_remove(sys, poller, pair.ours), -ENOENT);
+}
+
+TEST(a_removed_descriptor_cuts_no_wait_short) {
+    OpenPoller poller;
+    Pair pair = local_pair();
+    add(poller, pair.ours, 7);
+    fill(pair.ours);
+    listen_for(poller, 7);
+    CHECK_EQ(sys.poller_remove(sys, poller, pair.ours), 0);
+    size_t total = 0;
+    take_all(pair.theirs, total);  // writable again
+    put(pair.theirs, 1);           // and readable
+    PollEvent events[8];
+    int64_t before = sys.now(sys);
+    CHECK_EQ(sys.poller_wait(sys, poller, events, 8, settled), 0);
+    CHECK(sys.now(sys) - before >= settled);
 }
 
 TEST(a_descriptor_number_used_again_has_only_its_new_token) {
@@ -726,8 +742,10 @@ TEST(without_memory_a_poller_refuses_and_loses_nothing) {
         CHECK_EQ(told, many - refused);
         for (int i = 0; i < told; ++i) CHECK(added[events[i].token]);
         allocations_left = 100;
-        for (int i = 0; i < many; ++i)
-            if (!added[i]) CHECK_EQ(little.poller_add(little, poller, pairs[i].ours, uint64_t(i)), 0);
+        for (int i = 0; i < many; ++i) {
+            if (added[i]) continue;
+            CHECK_EQ(little.poller_add(little, poller, pairs[i].ours, uint64_t(i)), 0);
+        }
         for (Pair& each : pairs) CHECK_EQ(little.poller_remove(little, poller, each.ours), 0);
         little.poller_close(little, poller);
     }

@@ -21,9 +21,10 @@ file(GLOB copse_sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR}
      ${CMAKE_CURRENT_SOURCE_DIR}/runtime/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/net/*.cpp)
 list(FILTER copse_sources EXCLUDE REGEX "runtime/(poller|system)_")
 list(APPEND copse_sources ${COPSE_SWITCH_SOURCE} runtime/poller_${poller}.cpp
-     runtime/system_posix.cpp runtime/system_${system}.cpp)
+     runtime/system_posix.cpp runtime/system_os_thread.cpp runtime/system_${system}.cpp)
 
 add_library(copse_objects OBJECT ${copse_sources})
+include(${CMAKE_CURRENT_SOURCE_DIR}/tests/kevent/shim.cmake)
 set_target_properties(copse_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                       CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
                       CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
@@ -48,6 +49,7 @@ if(COPSE_SANITIZE)
     target_link_options(copse_objects PUBLIC -fsanitize=${COPSE_SANITIZE})
 endif()
 
+set(CMAKE_CXX_IMPLICIT_LINK_LIBRARIES "")  # else CMake names the C++ runtime to the C driver
 add_library(copse $<TARGET_OBJECTS:copse_objects>)
 add_library(copse::copse ALIAS copse)
 set_target_properties(copse PROPERTIES LINKER_LANGUAGE C VERSION ${PROJECT_VERSION} SOVERSION 0)
@@ -67,6 +69,10 @@ endif()
 if(COPSE_SANITIZE)
     target_compile_options(copse PUBLIC $<BUILD_INTERFACE:-fsanitize=${COPSE_SANITIZE}>)
     target_link_options(copse PUBLIC -fsanitize=${COPSE_SANITIZE})
+endif()
+if(APPLE)
+    # Only programs with C++ exceptions have it. ELF's linkers take a weak reference's word for that.
+    target_link_options(copse PUBLIC LINKER:-U,___cxa_get_globals)
 endif()
 if(COPSE_INSTALL)
     include(CopseInstall)

@@ -19,10 +19,15 @@ namespace copse {
 COPSE_API Error loop(Duration step_timeout);
 inline Error loop() { return loop(never); }
 
+namespace detail {
+COPSE_API Error may_loop();
+}
+
 // Adds init as a thread, then loops.
 template <class F>
     requires requires(F& f) { f(); }
 Error loop(F&& init) {
+    if (Error error = detail::may_loop()) return error;
     Result<Thread> first = addthread({.name = "copse_initializer"}, std::forward<F>(init));
     return first ? loop() : first.error;
 }
@@ -44,14 +49,14 @@ COPSE_API Error wait_for_stop();  // parks; canceled, timeout
 COPSE_API void cancelall();
 
 // Cancels every thread, runs them to their end within a bound, and takes the loop down. The names
-// of threads that would not end go to the error handler; their stacks are left alone. The next use
-// makes a new loop. already_running: within loop() or step(). Runs by itself when an OS thread
-// ends.
+// of threads that would not end go to the error handler; their stacks are left alone (deadlock).
+// The next use makes a new loop. already_running: within loop() or step(). Runs by itself when an
+// OS thread ends.
 COPSE_API Error destroy_loop();
 
 // In the child of a fork() every call answers Error::forked until this gives the loop a poller of
 // its own; the parked threads are then the child's copies. Without it the child may not use the
-// loop, and never disturbs the parent's.
+// loop, and never disturbs the parent's: it may only forget it, with destroy_loop().
 COPSE_API Error after_fork();
 
 // Whether a stack overflow is reported with the thread's name before the program dies of it (by a

@@ -169,12 +169,46 @@ COPSE_API Error park();
 // error. not_a_thread: no thread is running and it was not for all. Answers to
 // copas.seterrorhandler.
 using ErrorHandler = void (*)(Thread, const char* what, void* context);
-COPSE_API Error seterrorhandler(ErrorHandler, void* context = nullptr, bool default_for_all = false);
+inline Error seterrorhandler(ErrorHandler, void* context = nullptr, bool default_for_all = false);
 
 namespace detail {
+
+// A handler is called through here: its exceptions end where the user's compiler sees them, since
+// the library, which needs no C++ runtime, cannot. false: it threw.
+template <bool Exceptions>
+bool call_handler(ErrorHandler handler, Thread thread, const char* what, void* context) {
+#if defined(__cpp_exceptions)
+    try {
+        handler(thread, what, context);
+    } catch (...) {
+        return false;
+    }
+#else
+    handler(thread, what, context);
+#endif
+    return true;
+}
+using HandlerCaller = bool (*)(ErrorHandler, Thread, const char* what, void* context);
+COPSE_API Error set_error_handler(ErrorHandler, HandlerCaller, void* context, bool default_for_all);
+
 COPSE_API void* local_find(const void* key);
-COPSE_API void* local_add(const void* key, size_t size, size_t alignment, void (*destroy)(void*));
+// Room for a value of the running thread's, added once it is made; null: no thread, or no memory.
+COPSE_API void* local_room(size_t size, size_t alignment);
+COPSE_API void local_add(void* room, const void* key, void (*destroy)(void*));
+COPSE_API void local_drop(void* room);
+
+// Gives the room back if making the value throws.
+struct LocalRoom {
+    void* room;
+    ~LocalRoom() { if (room) local_drop(room); }
+};
+
 }  // namespace detail
+
+inline Error seterrorhandler(ErrorHandler handler, void* context, bool default_for_all) {
+    return detail::set_error_handler(handler, detail::call_handler<detail::with_exceptions>,
+                                     context, default_for_all);
+}
 
 // One T per thread, made at its first use there and destroyed with the thread, in the reverse
 // order of making. The Local itself must outlive the threads that use it. What thread_local is to
@@ -188,8 +222,12 @@ template <class T> class Local {
     // The running thread's T; null outside a thread or without memory.
     T* get() {
         if (void* found = detail::local_find(this)) return static_cast<T*>(found);
-        void* room = detail::local_add(this, sizeof(T), alignof(T), destroy);
-        return room ? ::new (room) T() : nullptr;
+        detail::LocalRoom kept{detail::local_room(sizeof(T), alignof(T))};
+        if (!kept.room) return nullptr;
+        T* made = ::new (kept.room) T();
+        detail::local_add(kept.room, this, destroy);
+        kept.room = nullptr;
+        return made;
     }
     T& operator*() { return *get(); }
     T* operator->() { return get(); }

@@ -29,11 +29,14 @@ class Duration {
     template <class D>
         requires requires { typename D::rep; D::period::num; D::period::den; }
     constexpr operator D() const {
-        if constexpr (typename D::rep(0.5) != typename D::rep(0))
-            return D(typename D::rep(ns_) * D::period::den / D::period::num / 1000000000);
-        else
-            return D(typename D::rep((wide(ns_) * D::period::den) /
-                                     (wide(1000000000) * D::period::num)));
+        using Rep = typename D::rep;
+        constexpr int64_t num = D::period::num, den = D::period::den;
+        if constexpr (Rep(0.5) != Rep(0)) return D(Rep(ns_) * den / num / per_second);
+        else if constexpr (per_second % den == 0)
+            return D(Rep(ns_ / multiply(per_second / den, num)));
+        else if constexpr (den % per_second == 0)
+            return D(Rep(multiply(ns_, den / per_second) / num));
+        else return D(Rep(double(ns_) * double(den) / double(num) / per_second));
     }
 
     constexpr int64_t count() const { return ns_; }  // nanoseconds
@@ -45,7 +48,9 @@ class Duration {
     constexpr Duration operator-() const { return Duration{ns_ == lowest ? highest : -ns_}; }
     friend constexpr Duration operator*(Duration a, int64_t n) { return Duration{multiply(a.ns_, n)}; }
     friend constexpr Duration operator*(int64_t n, Duration a) { return a * n; }
-    friend constexpr Duration operator/(Duration a, int64_t n) { return Duration{a.ns_ / n}; }
+    friend constexpr Duration operator/(Duration a, int64_t n) {
+        return n == -1 ? -a : Duration{a.ns_ / n};
+    }
 
     static constexpr int64_t highest = INT64_MAX;
     static constexpr int64_t lowest = INT64_MIN;
@@ -65,12 +70,7 @@ class Duration {
   private:
     constexpr explicit Duration(int64_t ns) : ns_{ns} {}
 
-#ifdef __SIZEOF_INT128__
-    __extension__ typedef __int128 Wide;
-#else
-    typedef int64_t Wide;
-#endif
-    static constexpr Wide wide(int64_t n) { return n; }
+    static constexpr int64_t per_second = 1000000000;
 
     static constexpr int64_t scaled(double value, double factor) {
         double ns = value * factor;
@@ -86,10 +86,13 @@ class Duration {
     static constexpr int64_t from_ratio(Rep count, int64_t num, int64_t den) {
         if constexpr (Rep(0.5) != Rep(0)) {
             return scaled(double(count), 1e9 * double(num) / double(den));
-        } else if (den <= 1000000000 && 1000000000 % den == 0) {
-            return multiply(multiply(int64_t(count), num), 1000000000 / den);
         } else {
-            return scaled(double(count), 1e9 * double(num) / double(den));
+            int64_t ticks = int64_t(count);
+            if (ticks < 0 && count > Rep(0)) ticks = highest;  // an unsigned Rep
+            if (per_second % den == 0) return multiply(multiply(ticks, num), per_second / den);
+            // Whole seconds apart: a double holds the rest to the nanosecond.
+            return add(multiply(multiply(ticks / den, num), per_second),
+                       scaled(double(ticks % den), 1e9 * double(num) / double(den)));
         }
     }
 
@@ -143,15 +146,26 @@ class Timeout {
     Time outer_;  // the end that held before this scope
 };
 
+namespace detail {
+// n units of so many nanoseconds: whole ones saturate, a fraction is rounded to the nearest.
+constexpr Duration units(unsigned long long n, int64_t unit) {
+    return unit * Duration::nanoseconds(n > INT64_MAX ? Duration::highest : int64_t(n));
+}
+constexpr Duration units(long double n, double unit) {
+    double ns = double(n) * unit + 0.5;
+    return ns < 9223372036854775807.0 ? Duration::nanoseconds(int64_t(ns)) : never;
+}
+}  // namespace detail
+
 inline namespace literals {
-constexpr Duration operator""_ns(unsigned long long n) { return Duration::nanoseconds(int64_t(n)); }
-constexpr Duration operator""_us(unsigned long long n) { return 1000 * Duration::nanoseconds(int64_t(n)); }
-constexpr Duration operator""_ms(unsigned long long n) { return 1000000 * Duration::nanoseconds(int64_t(n)); }
-constexpr Duration operator""_s(unsigned long long n) { return 1000000000 * Duration::nanoseconds(int64_t(n)); }
-constexpr Duration operator""_min(unsigned long long n) { return int64_t(n) * 60_s; }
-constexpr Duration operator""_us(long double n) { return Duration::seconds(double(n) * 1e-6); }
-constexpr Duration operator""_ms(long double n) { return Duration::seconds(double(n) * 1e-3); }
-constexpr Duration operator""_s(long double n) { return Duration::seconds(double(n)); }
+constexpr Duration operator""_ns(unsigned long long n) { return detail::units(n, 1); }
+constexpr Duration operator""_us(unsigned long long n) { return detail::units(n, 1000); }
+constexpr Duration operator""_ms(unsigned long long n) { return detail::units(n, 1000000); }
+constexpr Duration operator""_s(unsigned long long n) { return detail::units(n, 1000000000); }
+constexpr Duration operator""_min(unsigned long long n) { return detail::units(n, 60000000000); }
+constexpr Duration operator""_us(long double n) { return detail::units(n, 1e3); }
+constexpr Duration operator""_ms(long double n) { return detail::units(n, 1e6); }
+constexpr Duration operator""_s(long double n) { return detail::units(n, 1e9); }
 }  // namespace literals
 
 }  // namespace copse
