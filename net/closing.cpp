@@ -62,8 +62,20 @@ Socket* Socket::wrap(int fd, bool listens) {
     return socket;
 }
 
+Error Socket::usable() const {
+    if (refused_) return refused_;
+    if (state_ != State::open) return Error::closed;
+    return loop_->forked() ? Error::forked : Error::none;
+}
+
 void Socket::release() {
     if (--references_ == 0) destroy();
+}
+
+void Socket::abandon() {
+    abandoned_ = true;
+    (void)close();
+    release();
 }
 
 void Socket::destroy() {
@@ -92,7 +104,7 @@ Error Socket::close() {
 // left to a thread of the library's.
 void Socket::let_go() {
     state_ = State::closing;
-    if (!watch_ || loop_->forked()) return close_descriptor();
+    if (!watch_ || refused_ || loop_->forked()) return close_descriptor();
     drain_out();
     loop_->disturb(*watch_);
     loop_->fire_all(flushers_);
@@ -101,9 +113,9 @@ void Socket::let_go() {
     send_ended_ = true;
     end_sending();
     size_t most = linger_bytes;
-    discard_input(most);
-    bool settled = out_.empty() && (end_of_input_ || broken_ || !is_socket_ || most == 0);
-    if (settled || broken_ || net_->lingering >= most_lingering) return close_descriptor();
+    if (is_socket_) discard_input(most);
+    bool crowded = out_.empty() && net_->lingering >= most_lingering;
+    if (settled(most) || crowded) return close_descriptor();
     ++references_;
     ++net_->lingering;
     auto body = [this] {
@@ -115,6 +127,13 @@ void Socket::let_go() {
     --net_->lingering;
     close_descriptor();
     --references_;  // the caller holds one still
+}
+
+// Whether closing the descriptor now loses nothing. Only a socket's end is spoilt by unread input;
+// that of a pipe or a terminal belongs to whoever reads it next.
+bool Socket::settled(size_t most_to_discard) const {
+    bool drained = end_of_input_ || !is_socket_ || most_to_discard == 0;
+    return broken_ || (out_.empty() && drained);
 }
 
 // Reads away what the peer has sent, as far as it is there.
@@ -136,7 +155,7 @@ void Socket::linger() {
         if (loop_->wait_ready(*watch_, Direction::write, {"linger", whole.at(*loop_)})) break;
         drain_out();
     }
-    while (out_.empty() && !broken_ && !end_of_input_ && most && !whole.passed(*loop_)) {
+    while (out_.empty() && !settled(most) && !whole.passed(*loop_)) {
         int64_t idle = Duration::add(loop_->now(), linger_idle);
         int64_t end = whole.at(*loop_) < idle ? whole.at(*loop_) : idle;
         if (loop_->admit() || loop_->wait_ready(*watch_, Direction::read, {"linger", end})) break;
@@ -168,8 +187,7 @@ void Socket::close_descriptor() {
 }
 
 Error Socket::reset() {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
+    if (Error error = usable()) return error;
     struct {
         int on = 1;
         int seconds = 0;

@@ -62,7 +62,7 @@ Result<Stream> connect(const Address& to, Duration timeout) {
         if (Error error = loop.admit()) return {{}, error};
         bool done = false;
         int fd = begin_connecting(system, to, done);
-        if (fd == -EAGAIN) {
+        if (fd == -EAGAIN && to.family() == Address::Family::unix_path) {
             int64_t rest = Duration::add(loop.now(), queue_rest);
             if (deadline.at(loop) <= loop.now()) return {{}, Error::timeout};
             Error woken = loop.park({"connect", rest < deadline.at(loop) ? rest : deadline.at(loop)});
@@ -75,7 +75,7 @@ Result<Stream> connect(const Address& to, Duration timeout) {
             Result<Socket*> made = Socket::adopt(fd, done ? uint32_t(PollEvent::writable) : 0u);
             if (!made) return {{}, made.error};
             Stream stream = Socket::stream(made.value);
-            if (!done) error = made.value->finish_connecting(deadline);
+            error = made.value->finish_connecting(deadline);
             if (!error) return {std::move(stream), {}};
             Result<Address> own = stream.getsockname();
             again = own && own->port() == to.port() && error == Error::from_errno(ECONNREFUSED);

@@ -12,8 +12,8 @@ namespace {
 constexpr uint32_t accepts_at_once = 16;
 // How long accepting rests at the descriptor limit, unless one is freed.
 constexpr int64_t rest_length = 100'000'000;
-// Failed connections in a row that are taken for other people's network errors.
-constexpr int most_failures = 1000;
+// After so many failed connections in a row accepting rests.
+constexpr int failures_at_once = 1000;
 // Descriptors left to the program by a listener that was given no limit: one in so many, and few.
 constexpr size_t reserve_share = 16;
 constexpr size_t reserve_least = 16;
@@ -33,7 +33,13 @@ bool belongs_to_the_peer(int error) {
 }
 
 bool is_exhaustion(int error) {
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+    switch (error) {
+    case EMFILE: case ENFILE: case ENOBUFS: case ENOMEM:
+    case ENOSPC:  // epoll's limit of watches
+        return true;
+    default:
+        return false;
+    }
 }
 
 size_t connections_allowed(const System& system) {
@@ -53,11 +59,12 @@ void Socket::listen_with(const ListenOptions& options, bool unlinks) {
 
 // At the limit of connections, parks until one has ended.
 Error Socket::make_way() {
+    Error woken;
     while (state_ == State::open && most_connections_ && connections_ >= most_connections_) {
+        if (woken) return woken;
         Waiter waiter{loop_->running_thread()};
         room_.append(waiter);
-        Error error = loop_->park({"a connection to end"}, &waiter);
-        if (!waiter.fired) return error;
+        woken = loop_->park({"a connection to end"}, &waiter);
     }
     if (accepted_in_a_row_ < accepts_at_once) return Error::none;
     accepted_in_a_row_ = 0;
@@ -65,7 +72,8 @@ Error Socket::make_way() {
     return loop_->admit();
 }
 
-// Descriptors or kernel memory ran out: says so once, and rests until a descriptor is freed.
+// Descriptors or kernel memory ran out, or nothing but failures comes: says so once, and rests until
+// a descriptor is freed.
 Error Socket::starve(int error) {
     if (!starving_told_) loop_->report(loop_->running_thread(), Error::from_errno(error).message());
     starving_told_ = true;
@@ -87,13 +95,16 @@ Error Socket::await_connection() {
 
 Result<Stream> Socket::accept() {
     if (Error error = begin_call()) return {{}, error};
-    if (receiving_) return {{}, Error::busy};
     Hold hold{*this};
+    // Whoever is there may be on the way out: the acceptor of a removed server.
+    if (receiving_) loop_->yield();
+    if (receiving_) return {{}, Error::busy};
     Within mark{receiving_};
-    for (int failures = 0; failures < most_failures;) {
-        if (Error error = make_way()) return {{}, error};
+    for (int failures = 0;;) {
+        Error error = make_way();
         if (state_ != State::open) return {{}, Error::closed};
-        if (Error error = await_connection()) return {{}, error};
+        if (error) return {{}, error};
+        if ((error = await_connection())) return {{}, error};
         int fd = system().accept(system(), fd_, nullptr, nullptr);
         int failed = fd < 0 ? -fd : 0;
         if (fd >= 0) {
@@ -111,18 +122,27 @@ Result<Stream> Socket::accept() {
         if (failed == EAGAIN || failed == EWOULDBLOCK) {
             loop_->exhausted(*watch_, PollEvent::readable);
         } else if (is_exhaustion(failed)) {
-            if (Error error = starve(failed)) return {{}, error};
+            if ((error = starve(failed))) return {{}, error};
         } else if (belongs_to_the_peer(failed)) {
-            ++failures;
-            loop_->pace();
+            if (++failures % failures_at_once) loop_->pace();
+            else if ((error = starve(failed))) return {{}, error};
         } else {
             return {{}, Error::from_errno(failed)};
         }
     }
-    return {{}, Error::from_errno(EPROTO)};
 }
 
 // Listener ----------------------------------------------------------------------------------------
+
+namespace {
+
+// The socket of a listener in use, on the OS thread that may use it.
+Socket* mine(Socket* socket) {
+    if (socket) check(socket->belongs_here(), "a listener used on the OS thread of its loop");
+    return socket;
+}
+
+}  // namespace
 
 Result<Listener> bind(const Address& address, ListenOptions options) {
     Result<Net*> net = Net::obtain();
@@ -168,34 +188,33 @@ Listener::Listener(int fd, ListenOptions options) : socket_{Socket::wrap(fd, tru
 }
 Listener::Listener(Listener&& other) noexcept : socket_{other.socket_} { other.socket_ = nullptr; }
 Listener& Listener::operator=(Listener&& other) noexcept {
+    if (this == &other) return *this;
+    Listener old{std::move(*this)};
     std::swap(socket_, other.socket_);
     return *this;
 }
 Listener::~Listener() {
-    if (!socket_) return;
-    (void)socket_->close();
-    socket_->release();
+    if (mine(socket_)) socket_->abandon();
 }
 
 Result<Stream> Listener::accept() {
-    if (!socket_) return {{}, Error::closed};
-    check(socket_->belongs_here(), "a listener used on the OS thread of its loop");
+    if (!mine(socket_)) return {{}, Error::closed};
     return socket_->accept();
 }
 Result<Address> Listener::address() const {
-    if (!socket_) return {{}, Error::closed};
+    if (!mine(socket_)) return {{}, Error::closed};
     return socket_->own_name();
 }
-Error Listener::close() { return socket_ ? socket_->close() : Error::none; }
-size_t Listener::connections() const { return socket_ ? socket_->connections() : 0; }
+Error Listener::close() { return mine(socket_) ? socket_->close() : Error::none; }
+size_t Listener::connections() const { return mine(socket_) ? socket_->connections() : 0; }
 Error Listener::setoption(Option option, int value) {
-    return socket_ ? socket_->setoption(option, value) : Error::closed;
+    return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
 }
 Error Listener::setoption(Option option, std::string_view value) {
-    return socket_ ? socket_->setoption(option, value) : Error::closed;
+    return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
 }
 Result<int> Listener::getoption(Option option) {
-    if (!socket_) return {0, Error::closed};
+    if (!mine(socket_)) return {0, Error::closed};
     return socket_->getoption(option);
 }
 int Listener::getfd() const { return socket_ ? socket_->fd() : -1; }

@@ -60,8 +60,7 @@ struct LingerValue {
 }  // namespace
 
 Error Socket::setoption(Option option, int value) {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
+    if (Error error = usable()) return error;
     Known known = option_of(option);
     if (known.level < 0 || option == Option::error) return Error::from_errno(ENOPROTOOPT);
     int failed = 0;
@@ -74,9 +73,9 @@ Error Socket::setoption(Option option, int value) {
     return Error::from_errno(-failed);
 }
 
-Error Socket::setoption(Option option, [[maybe_unused]] std::string_view name) {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
+Error Socket::setoption([[maybe_unused]] Option option,
+                        [[maybe_unused]] std::string_view name) {
+    if (Error error = usable()) return error;
 #ifdef SO_BINDTODEVICE
     if (option == Option::bindtodevice)
         return Error::from_errno(-system().set_option(system(), fd_, SOL_SOCKET, SO_BINDTODEVICE,
@@ -86,8 +85,7 @@ Error Socket::setoption(Option option, [[maybe_unused]] std::string_view name) {
 }
 
 Result<int> Socket::getoption(Option option) {
-    if (refused_) return {0, refused_};
-    if (state_ != State::open) return {0, Error::closed};
+    if (Error error = usable()) return {0, error};
     Known known = option_of(option);
     if (known.level < 0) return {0, Error::from_errno(ENOPROTOOPT)};
     LingerValue value{};
@@ -99,13 +97,13 @@ Result<int> Socket::getoption(Option option) {
 }
 
 Result<Address> Socket::peer_name() {
-    if (refused_) return {{}, refused_};
-    if (state_ != State::open) return {{}, Error::closed};
+    if (Error error = usable()) return {{}, error};
     Address address;
     socklen_t size = Address::capacity;
     int failed = system().get_peer_name(system(), fd_, address.raw(), &size);
+    if (failed) return {{}, Error::from_errno(-failed)};
     address.setsize(size);
-    return {address, Error::from_errno(-failed)};
+    return {address, {}};
 }
 
 Result<Address> Socket::own_name() {
@@ -113,8 +111,9 @@ Result<Address> Socket::own_name() {
     Address address;
     socklen_t size = Address::capacity;
     int failed = system().get_socket_name(system(), fd_, address.raw(), &size);
+    if (failed) return {{}, Error::from_errno(-failed)};
     address.setsize(size);
-    return {address, Error::from_errno(-failed)};
+    return {address, {}};
 }
 
 Stats Socket::stats() const {

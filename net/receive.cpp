@@ -66,8 +66,8 @@ std::string_view without_cr(char* line, size_t from, size_t size) {
 
 }  // namespace
 
-// One read. The direction's bit is cleared when the kernel has no more: at EAGAIN, or when it gave
-// less than was asked for and the peer has not hung up.
+// One read. The direction's bit is cleared when the kernel has no more: at EAGAIN, or when a socket
+// gave less than was asked for and the peer has not hung up. (A terminal gives a line at a time.)
 ssize_t Socket::receive_into(char* out, size_t size) {
     size_t asked = size;
     if (system().choose && size > 1) asked = 1 + system().choose(system(), Choice::bytes, uint32_t(size));
@@ -75,7 +75,7 @@ ssize_t Socket::receive_into(char* out, size_t size) {
     if (got == -EAGAIN || got == -EWOULDBLOCK) loop_->exhausted(*watch_, PollEvent::readable);
     if (got <= 0) return got;
     received_ += size_t(got);
-    if (size_t(got) < asked && !(watch_->ready & PollEvent::hangup))
+    if (size_t(got) < asked && is_socket_ && !(watch_->ready & PollEvent::hangup))
         loop_->exhausted(*watch_, PollEvent::readable);
     return got;
 }
@@ -84,26 +84,33 @@ ssize_t Socket::receive_into(char* out, size_t size) {
 Error Socket::failed_receive(ssize_t result) {
     if (result == -EAGAIN || result == -EWOULDBLOCK) return Error::none;
     end_of_input_ = true;
-    input_error_ = result == 0 ? Error::closed : Error::from_errno(int(-result));
+    // The kernel tells of a connection's death once, and the sender may have heard of it first.
+    bool died = broken_ && broken_.code() != EPIPE;
+    input_error_ = result < 0 ? Error::from_errno(int(-result)) : died ? broken_ : Error::closed;
     return input_error_;
 }
 
+// Parks until the direction may be ready, which the caller has found it is not. A call that is past
+// its deadline does not wait again, whatever may still come.
 Error Socket::wait_ready(Direction direction, const char* what, CallDeadline& deadline) {
-    Error error = loop_->wait_ready(*watch_, direction, {what, deadline.at(*loop_)});
+    Error error = loop_->admit();
+    if (!error && deadline.passed(*loop_)) error = Error::timeout;
+    if (!error) error = loop_->wait_ready(*watch_, direction, {what, deadline.at(*loop_)});
     return state_ == State::open ? error : Error::closed;
 }
 
-// Parks until the descriptor may be read; an idle stream owns no buffer meanwhile.
+// Parks until the descriptor may be read; an idle stream owns no buffer meanwhile. What woke the
+// thread is read whatever the time: a deadline that has passed ends the call before the next read.
 Error Socket::await_input(CallDeadline& deadline) {
     loop_->pace();
-    for (;;) {
-        if (state_ != State::open) return Error::closed;
-        if (end_of_input_) return input_error_;
-        if (deadline.passed(*loop_)) return Error::timeout;
-        if (watch_->ready & PollEvent::readable) return Error::none;
+    if (state_ != State::open) return Error::closed;
+    if (end_of_input_) return input_error_;
+    bool late = deadline.passed(*loop_);
+    while (late || !(watch_->ready & PollEvent::readable)) {
         if (in_.empty()) in_.give_back(net_->pool());
         if (Error error = wait_ready(Direction::read, "receive", deadline)) return error;
     }
+    return Error::none;
 }
 
 // Parks until at least one more byte is in the buffer. A peer's word for how much will come commits
@@ -126,9 +133,7 @@ Error Socket::fill(CallDeadline& deadline) {
 }
 
 Error Socket::begin_call() {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
-    if (loop_->forked()) return Error::forked;
+    if (Error error = usable()) return error;
     return loop_->admit();
 }
 
@@ -158,7 +163,7 @@ Result<std::string_view> Socket::receive(Pattern pattern, std::string_view prefi
         }
         if ((error = fill(deadline))) break;
     }
-    if (state_ != State::open) return {{}, Error::closed};
+    if (abandoned_) return {{}, Error::closed};  // the view would outlive the buffer
 
     size_t length = in_.size(), consumed = in_.size();
     if (done) {
@@ -168,9 +173,9 @@ Result<std::string_view> Socket::receive(Pattern pattern, std::string_view prefi
     } else if (!error) {
         error = Error::oversized;
         length = consumed = framing.limit();
-    } else if (pattern.kind() == Pattern::Kind::all && end_of_input_ && error == Error::closed &&
-               in_.size() > prefix.size()) {
-        error = Error::none;
+    } else if (pattern.kind() == Pattern::Kind::all && in_.size() > prefix.size() &&
+               state_ == State::open && error.code() == Error::closed.code()) {
+        error = Error::none;  // the peer's end, not a reset: that is `closed`, too
     }
     char* bytes = in_.data();
     in_.take(consumed);

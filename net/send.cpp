@@ -25,9 +25,7 @@ Error Socket::take_error() {
 }
 
 Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
-    if (refused_) return {0, refused_};
-    if (state_ != State::open) return {0, Error::closed};
-    if (loop_->forked()) return {0, Error::forked};
+    if (Error error = usable()) return {0, error};
     if (broken_) return {0, take_error()};
     if (send_ended_) return {0, Error::closed};
     if (sending_) return {0, Error::busy};
@@ -58,13 +56,12 @@ Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count
             ssize_t wrote = write(pieces, count, given);
             if (wrote > 0 && size_t(wrote) > buffered) given += size_t(wrote) - buffered;
             loop_->pace();
-            if (state_ != State::open) continue;
+            if (broken_ || state_ != State::open) continue;
         }
         size_t rest = size - given;
         if (rest == 0) return {given, {}};
         if (out_.size() + rest <= send_limit_ && out_.make_room(net_->pool(), rest)) break;
-        if (broken_ || (watch_->ready & PollEvent::writable)) continue;
-        if (Error error = loop_->admit()) return {given, error};
+        if (watch_->ready & PollEvent::writable) continue;
         Error error = wait_ready(Direction::write, "send", deadline);
         if (error && !broken_) return {given, error};
     }
@@ -151,18 +148,18 @@ void Socket::drain_out() {
 
 Error Socket::flush() {
     if (Error error = begin_call()) return error;
-    if (broken_) return take_error();
-    drain_out();
+    Hold hold{*this};
     CallDeadline deadline{send_timeout_};
-    while (!out_.empty()) {
+    for (Error woken;;) {
+        if (state_ != State::open) return Error::closed;
+        drain_out();
+        if (broken_) return take_error();
+        if (out_.empty()) return Error::none;
+        if (woken) return woken;
         Waiter waiter{loop_->running_thread()};
         flushers_.append(waiter);
-        Error error = loop_->park({"flush", deadline.at(*loop_)}, &waiter);
-        if (broken_) return take_error();
-        if (state_ != State::open) return Error::closed;
-        if (!waiter.fired) return error;
+        woken = loop_->park({"flush", deadline.at(*loop_)}, &waiter);
     }
-    return broken_ ? take_error() : Error::none;
 }
 
 // After the last byte, our end of the stream, if that was asked for.
@@ -173,9 +170,7 @@ void Socket::end_sending() {
 }
 
 Error Socket::shutdown(How how) {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
-    if (loop_->forked()) return Error::forked;
+    if (Error error = usable()) return error;
     if (how != How::receive) {
         send_ended_ = true;
         drain_out();

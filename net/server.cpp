@@ -79,7 +79,8 @@ Result<ServerBlock*> make_server(Listener&& listener, const HandlerType& type, D
                                  const char* name) {
     Result<Net*> net = Net::obtain();
     if (!net) return {nullptr, net.error};
-    if (!listener) return {nullptr, listener.accept().error};
+    Socket* socket = Socket::of(listener);
+    if (Error error = socket ? socket->usable() : Error::closed) return {nullptr, error};
     Loop& loop = net.value->loop();
     size_t size = room_offset(type) + type.size + type.alignment;
     void* room = loop.allocate(size);

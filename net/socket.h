@@ -80,6 +80,10 @@ class Socket : Drainable, public SocketLink {
         Socket& socket_;
     };
     void release();
+    // What every call on it would be told.
+    Error usable() const;
+    // The Stream or Listener is gone: closes, and lets go of its reference.
+    void abandon();
 
     // receive.cpp
     Result<std::string_view> receive(Pattern, std::string_view prefix, bool partial);
@@ -152,6 +156,7 @@ class Socket : Drainable, public SocketLink {
     void end_sending();
 
     void let_go();
+    bool settled(size_t most_to_discard) const;
     void discard_input(size_t& most);
     void linger();
     void close_descriptor();
@@ -169,6 +174,7 @@ class Socket : Drainable, public SocketLink {
     int fd_;
     int references_ = 1;
     State state_ = State::open;
+    bool abandoned_ = false;      // by its Stream or Listener
     bool end_of_input_ = false;   // the peer will send no more
     bool receiving_ = false;      // a thread is within receive
     bool sending_ = false;        // a thread is within a send that may park

@@ -24,9 +24,7 @@ Stream& Stream::operator=(Stream&& other) noexcept {
 }
 
 Stream::~Stream() {
-    if (!mine(socket_)) return;
-    (void)socket_->close();
-    socket_->release();
+    if (mine(socket_)) socket_->abandon();
 }
 
 Result<std::string_view> Stream::receive(Pattern pattern, std::string_view prefix) {

@@ -1,0 +1,8 @@
+copse_test(receive)
+copse_test(send)
+copse_test(closing)
+copse_test(outcome)
+copse_test(address)
+copse_test(connect)
+copse_test(listener)
+copse_test(server)
