@@ -1,0 +1,5 @@
+# The programs of tools/: see tools_test.sh.
+if(COPSE_BUILD_TOOLS)
+    copse_register_script(tools $<TARGET_FILE:copse-echo> $<TARGET_FILE:copse-load>
+                          "${CMAKE_CROSSCOMPILING_EMULATOR}")
+endif()
