@@ -40,7 +40,11 @@ Result<Socket*> Socket::adopt(int fd, uint32_t ready) {
 Socket* Socket::wrap(int fd, bool listens) {
     Result<Net*> net = Net::obtain();
     void* room = net ? net.value->take_room() : nullptr;
-    if (!room) return nullptr;
+    if (!room) {
+        const System& system = system_to_use();
+        system.close(system, fd);
+        return nullptr;
+    }
     auto* socket = ::new (room) Socket(net.value->loop(), **net, fd);
     const System& system = socket->system();
     int failed = system.adopt(system, fd);

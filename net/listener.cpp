@@ -80,6 +80,7 @@ Error Socket::starve(int error) {
     Waiter waiter{loop_->running_thread()};
     net_->starved.append(waiter);
     Error woken = loop_->park({"a free descriptor", Duration::add(loop_->now(), rest_length)}, &waiter);
+    if (state_ != State::open) return Error::closed;
     if (waiter.fired) return Error::none;
     return woken == Error::timeout ? loop_->admit() : woken;
 }

@@ -158,6 +158,7 @@ Error Loop::run(Duration step_timeout) {
     }
     Error error = forked() ? Error::forked : live_ ? Error::deadlock : Error::none;
     if (error == Error::deadlock) report_deadlock();
+    while (error != Error::forked && trim_stacks()) {}
     entered_ = looping_ = stopping_ = false;
     return error;
 }

@@ -3,6 +3,7 @@
 #include "inspection.h"
 #include "machine.h"
 #include "test.h"
+#include "virtual_time.h"
 
 #include <copse/copse.h>
 
@@ -207,9 +208,8 @@ TEST(a_stack_with_a_painted_end_is_found_out_when_its_thread_gives_way) {
 }
 
 TEST(a_painted_end_is_painted_again_for_the_next_thread) {
-    static System system = production_system;
+    test::VirtualTime system;
     system.guard = [](const System&, void*, size_t, Guard) { return -ENOSYS; };
-    use_system(&system);
     addthread([] {
         // More than stay warm: their pages are given back, paint and all.
         for (int round = 0; round < 2; ++round) {

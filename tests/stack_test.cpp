@@ -427,6 +427,14 @@ TEST(a_burst_of_threads_gives_its_pages_back_when_the_loop_is_idle) {
     CHECK(after < before + (size_t{24} << 20));
 }
 
+TEST(a_burst_of_threads_gives_its_pages_back_when_the_loop_has_ended) {
+    Counting system;
+    for (int i = 0; i < 1000; ++i) CHECK(addthread([] {}));
+    CHECK_EQ(loop(), Error::none);
+    CHECK_EQ(Inspection::warm(), 256u);
+    CHECK_EQ(system.discards, 744u);
+}
+
 TEST(stacks_are_given_back_some_at_a_time_with_a_look_in_between) {
     struct Trimming : Counting {
         mutable size_t most_at_once = 0, since_look = 0;

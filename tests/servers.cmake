@@ -1,0 +1,2 @@
+# What a listener does when it cannot accept.
+copse_test(accept)
