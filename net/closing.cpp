@@ -151,20 +151,21 @@ void Socket::discard_input(size_t& most) {
 }
 
 // On a thread of its own: writes the rest, ends sending, and waits for the peer's end, for a
-// bounded time.
+// bounded time. Input is drained from the first: a peer may want to be rid of its own bytes before
+// it reads ours.
 void Socket::linger() {
     CallDeadline whole{linger_whole};
     size_t most = linger_bytes;
-    while (!out_.empty() && !broken_) {
-        if (loop_->wait_ready(*watch_, Direction::write, {"linger", whole.at(*loop_)})) break;
+    for (;;) {
         drain_out();
-    }
-    while (out_.empty() && !settled(most) && !whole.passed(*loop_)) {
-        int64_t idle = Duration::add(loop_->now(), linger_idle);
-        int64_t end = whole.at(*loop_) < idle ? whole.at(*loop_) : idle;
-        if (loop_->admit() || loop_->wait_ready(*watch_, Direction::read, {"linger", end})) break;
-        discard_input(most);
-        loop_->pace();
+        if (is_socket_) discard_input(most);
+        if (settled(most) || whole.passed(*loop_)) break;
+        Events wanted = out_.empty() ? Events::none : Events::writable;
+        if (is_socket_ && most && !end_of_input_) wanted = wanted | Events::readable;
+        int64_t end = whole.at(*loop_), idle = Duration::add(loop_->now(), linger_idle);
+        if (out_.empty() && idle < end) end = idle;
+        Events got = Events::none;
+        if (loop_->admit() || loop_->wait_either(*watch_, wanted, {"linger", end}, got)) break;
     }
     close_descriptor();
 }

@@ -72,6 +72,10 @@ int change(Poller* poller, int fd, int filter, int flags) {
 int add(const System& system, Poller* poller, int fd, uint64_t token) {
     if (int error = posix::refuse_files(fd); error < 0) return error;
     if (!poller->tokens.reach(system, fd, unused)) return -ENOMEM;
+    // kevent() would replace a filter that is there; one whose descriptor was closed behind our back
+    // is not.
+    if (poller->tokens[fd] != unused && change(poller, fd, EVFILT_READ, EV_ENABLE) == 0)
+        return -EEXIST;
     if (int error = change(poller, fd, EVFILT_READ, EV_ADD | EV_CLEAR); error < 0) return error;
     const int error = change(poller, fd, EVFILT_WRITE, EV_ADD | EV_CLEAR);
     // A pipe whose other end is closed already has no filter for writing, but is worth reading.

@@ -1,4 +1,4 @@
-// Accept: what befalls a thread that can accept nothing for the moment, and what others notice of it.
+// Accept: what befalls a thread that can accept nothing for now, and what others notice of it.
 #include "faulty_system.h"
 #include "peer.h"
 #include "test.h"

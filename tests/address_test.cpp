@@ -88,8 +88,9 @@ TEST(garbage_is_no_address) {
     for (const char* text :
          {"", ":", "80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:-1", "127.0.0.1:+1",
           "127.0.0.1: 80", "127.0.0.1:80 ", " 127.0.0.1:80", "127.0.0.1:65536", "127.0.0.1:99999",
-          "127.0.0.1:4294967376", "127.0.0.1:000080", "127.0.0.1:0x50", "127.0.0:80", "1.2.3.4.5:80",
-          "256.1.1.1:80", "01.2.3.4:80", ":80", "**:80", "*", "localhost", "Localhost:80",
+          "127.0.0.1:4294967376", "127.0.0.1:000080", "127.0.0.1:0x50", "127.0.0:80",
+          "1.2.3.4.5:80", "256.1.1.1:80", "01.2.3.4:80", ":80", "**:80", "*", "localhost",
+          "Localhost:80",
           "example.com:80", "::1:80", "[::1]", "[::1]80", "[::1:80", "::1]:80", "[]:80", "[:80",
           "[127.0.0.1]:80", "[*]:80", "[localhost]:80", "[::1]]:80", "[[::1]]:80", "[::g]:80",
           "[::1%]:80", "[::1%eth0]:80", "[::1%-1]:80", "[::1%1%1]:80", "[::1%99999999999]:80",
@@ -108,6 +109,13 @@ TEST(a_unix_path_may_be_as_long_as_the_kernel_takes) {
     REFUSED(longest + "x", Error::oversized);
     REFUSED("unix:/" + std::string(10000, 'x'), Error::oversized);
     REFUSED("unix:@" + std::string(10000, 'x'), Error::oversized);
+}
+
+TEST(an_abstract_name_has_the_bytes_that_were_written_and_no_more) {
+    // To the kernel a zero byte at its end would be part of the name.
+    constexpr size_t before = offsetof(sockaddr_un, sun_path);
+    CHECK_EQ(Address::parse("unix:@name")->size(), uint32_t(before + 5));
+    CHECK_EQ(Address::parse("unix:/name")->size(), uint32_t(before + 6));
 }
 
 TEST(no_address_says_so) {

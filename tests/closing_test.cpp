@@ -132,6 +132,26 @@ TEST(outside_any_thread_closing_flushes_too) {
     world.sends = nullptr;
 }
 
+TEST(a_peer_that_says_all_before_it_listens_gets_its_reply) {
+    // Neither fits the kernel's buffers; the peer reads nothing before it has written all.
+    World world;
+    std::string request = test::pattern(200000), reply = test::pattern(60000, 2);
+    Connected c{Kind::tcp, 1};
+    bool whole = false;
+    (void)world.run([&] {
+        REQUIRE(addthread([&] {
+            c.peer.send_whole(request);
+            whole = c.peer.receive_to_end() == reply && c.peer.error == 0;
+            c.peer.close();
+        }));
+        CHECK_EQ(c.stream.receive(1).error, Error::none);
+        CHECK_EQ(*c.stream.send(reply), reply.size());
+        CHECK_EQ(c.stream.close(), Error::none);
+    });
+    CHECK(whole);
+    CHECK_EQ(status().lost, 0u);
+}
+
 TEST(an_input_that_ended_is_answered_all_the_same) {
     // The peer has said all it has to say, and waits.
     World world;

@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <unistd.h>
 
@@ -84,15 +85,27 @@ class FaultySystem : public copse::System {
         };
         poller_add = [](const System& s, copse::Poller* poller, int fd, uint64_t token) {
             if (int error = of(s).fails(Call::poller_add, fd)) return -error;
+            of(s).poller = poller;
             int result = real().poller_add(s, poller, fd, token);
-            if (result == 0) of(s).watched[fd] = {token, 0};
+            if (result == 0) of(s).watched[fd] = {token};
             return result;
         };
         poller_remove = [](const System& s, copse::Poller* poller, int fd) {
             ++of(s).count[int(Call::poller_remove)];
             of(s).watched.erase(fd);
+            of(s).mutes.erase(fd);
             return real().poller_remove(s, poller, fd);
         };
+        // A level-triggered poller is asked again only when there is room.
+        if (poller_rearm) {
+            poller_rearm = [](const System& s, copse::Poller* poller, int fd, uint32_t readiness) {
+                if (of(s).dammed && (readiness & copse::PollEvent::writable)) {
+                    of(s).watched[fd].held_back = true;
+                    readiness &= ~uint32_t(copse::PollEvent::writable);
+                }
+                if (readiness) real().poller_rearm(s, poller, fd, readiness);
+            };
+        }
         poller_wait = wait;
         open_socket = [](const System& s, int family, int type, int protocol) {
             if (int error = of(s).fails(Call::open_socket, -1)) return -error;
@@ -165,8 +178,15 @@ class FaultySystem : public copse::System {
     void dam() { dammed = true; }
     void open_dam() {
         dammed = false;
-        for (auto& [fd, watch] : watched) watch.owed |= copse::PollEvent::writable;
+        for (auto& [fd, watch] : watched) {
+            watch.owed |= copse::PollEvent::writable;
+            if (watch.held_back) real().poller_rearm(*this, poller, fd, copse::PollEvent::writable);
+            watch.held_back = false;
+        }
     }
+    // The poller says nothing of a descriptor until it may speak again.
+    void mute(int fd) { mutes.insert(fd); }
+    void unmute(int fd) { mutes.erase(fd); }
     // What each send took: descriptor, pieces, bytes or -errno.
     std::function<void(int fd, int pieces, ssize_t took)> sent;
     // Before each wait of the loop.
@@ -262,7 +282,7 @@ class FaultySystem : public copse::System {
         if (timeout != 0) ++self.sleeps;
         int told = 0;
         for (auto& [fd, watch] : self.watched) {
-            if (!watch.owed || told == capacity) continue;
+            if (!watch.owed || told == capacity || self.mutes.count(fd)) continue;
             events[told++] = {watch.token, watch.owed};
             watch.owed = 0;
         }
@@ -280,16 +300,35 @@ class FaultySystem : public copse::System {
             copse::dump(2);
             abort();
         }
+        if (more > 0 && !self.mutes.empty()) more = self.silence(events + told, more);
         if (more > 0) self.waited_in_vain = 0;
         if (more == 0 && self.virtual_time && timeout > 0) self.time += timeout;
         return more < 0 ? more : told + more;
     }
 
+    // Takes out what is muted, to be told later.
+    int silence(copse::PollEvent* events, int count) {
+        int left = 0;
+        for (int i = 0; i < count; ++i) {
+            bool muted = false;
+            for (auto& [fd, watch] : watched) {
+                if (watch.token != events[i].token || !mutes.count(fd)) continue;
+                watch.owed |= events[i].ready;
+                muted = true;
+            }
+            if (!muted) events[left++] = events[i];
+        }
+        return left;
+    }
+
     struct Watched {
-        uint64_t token;
-        uint32_t owed;
+        uint64_t token = ~uint64_t{0};
+        uint32_t owed = 0;
+        bool held_back = false;  // its next writability is wanted
     };
     std::map<int, Watched> watched;
+    std::set<int> mutes;
+    copse::Poller* poller = nullptr;
     int waited_in_vain = 0;
     bool dammed = false;
 };

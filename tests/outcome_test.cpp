@@ -310,6 +310,7 @@ struct Connecting : Scene {
         world.fault = [this](Call call, int number) {
             if (call != Call::connect) return 0;
             fd = number;
+            world.mute(fd);
             return EINPROGRESS;
         };
     }
@@ -324,6 +325,7 @@ struct Connecting : Scene {
     }
     void bring_data() override {
         if (fd >= 0 && fcntl(fd, F_GETFD) >= 0) (void)::connect(fd, address.raw(), address.size());
+        world.unmute(fd);
     }
     void close() override {}
     void go_on(bool got) override {

@@ -371,9 +371,11 @@ TEST(a_plain_function_is_a_handler) {
 
 TEST(a_handler_that_cannot_be_copied_leaves_nothing) {
     World world;
+    static int destroyed = 0;
     struct Refuses {
         Refuses() = default;
         Refuses(const Refuses&) { throw 1; }
+        ~Refuses() { ++destroyed; }
         void operator()(Stream&) {}
     } refuses;
     (void)world.run([&] {
@@ -385,6 +387,7 @@ TEST(a_handler_that_cannot_be_copied_leaves_nothing) {
             thrown = true;
         }
         CHECK(thrown);
+        CHECK_EQ(destroyed, 0);  // what was never made
         CHECK_EQ(test::open_descriptors(), before);
     });
 }

@@ -290,7 +290,7 @@ TEST(spawning_where_a_thread_has_ended_asks_for_no_memory) {
         CHECK_EQ(yield(), Error::none);
         CHECK_EQ(yield(), Error::none);
         size_t before = system.asked();
-        for (int round = 0; round < 100; ++round) {
+        for (int round = 0; round < 20; ++round) {
             for (int i = 0; i < 100; ++i) CHECK(addthread([] { CHECK_EQ(yield(), Error::none); }));
             for (int i = 0; i < 3; ++i) CHECK_EQ(yield(), Error::none);
         }
@@ -332,7 +332,7 @@ TEST(parking_and_waking_ask_for_no_memory) {
         };
         round();
         size_t before = system.asked();
-        for (int i = 0; i < 100; ++i) round();
+        for (int i = 0; i < 20; ++i) round();
         CHECK_EQ(system.asked(), before);  // not even for the threads
     });
     CHECK_EQ(loop(), Error::none);
@@ -366,7 +366,8 @@ TEST(a_hundred_thousand_parked_threads_cost_half_a_gigabyte_and_few_mappings) {
     CHECK_EQ(parked, count);
     size_t resident = memory("VmRSS") - memory_before, maps = mappings() - mappings_before;
     fprintf(stderr, "%zu bytes a thread, %zu mappings\n", resident / count, maps);
-    CHECK(resident <= size_t{512} << 20);
+    // A portable switch keeps a signal's frame or libc's context on the stack besides.
+    CHECK(resident <= (TEST_PORTABLE_SWITCH ? size_t{1024} << 20 : size_t{512} << 20));
     CHECK(maps < 100);
     CHECK_EQ(destroy_loop(), Error::none);
     CHECK(memory("VmRSS") < memory_before + (size_t{16} << 20));

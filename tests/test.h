@@ -3,7 +3,7 @@
 // TEST(a_sentence_in_snake_case) { ... } defines it; the build registers each one with CTest as
 // <file>.<sentence>, and each runs in a process of its own: a test may exhaust descriptors, die or
 // leave a loop behind without touching the next. The program takes the sentence as its argument;
-// with none it runs all of its tests in turn.
+// with none it says which there are.
 //
 // CHECK(condition) and CHECK_EQ(a, b) report and go on; REQUIRE(condition) ends the test.
 // skip("why") ends it as skipped (exit code 77), for what this kernel or build cannot show.
@@ -50,11 +50,13 @@ void check_equal(const A& a, const B& b, const char* file, int line, const char*
 inline int run(int count, char** words) {
     bool found = false;
     for (Case* each = first; each; each = each->next) {
-        if (count > 1 && strcmp(words[1], each->name) != 0) continue;
+        if (count == 1) puts(each->name);
+        if (count == 1 || strcmp(words[1], each->name) != 0) continue;
         found = true;
         each->body();
         if (failures) fprintf(stderr, "%s: %d failed\n", each->name, failures);
     }
+    if (count == 1) return 0;
     if (!found) fprintf(stderr, "no such test\n");
     return found && failures == 0 ? 0 : 1;
 }

@@ -127,9 +127,11 @@ void torture(const char* address, bool only_memory, bool from_then_on) {
             if (calls == 0) plan.at = UINT64_MAX;  // the first only counts
             Call struck{};
             int errno_given = 0;
-            world.fault = [&](Call call, int) {
+            world.fault = [&](Call call, int fd) {
                 int number = plan(call);
                 if (number && !errno_given) struck = call, errno_given = number;
+                // A level-triggered poller would never stop telling of a socket without a peer.
+                if (number == EINPROGRESS && world.poller_rearm) world.mute(fd);
                 return number;
             };
             Happened happened = talk_once(world, where);

@@ -115,7 +115,10 @@ int make(Queue* queue, const struct kevent& change) {
     if (change.filter != EVFILT_READ && change.filter != EVFILT_WRITE) return EINVAL;
     const int which = change.filter == EVFILT_READ ? 0 : 1;
     if (change.flags & EV_DELETE) return remove(queue, fd, which);
-    return change.flags & EV_ADD ? add(queue, change, which) : EINVAL;
+    if (change.flags & EV_ADD) return add(queue, change, which);
+    // What is enabled already stays so; what is not there cannot be.
+    if (!(change.flags & EV_ENABLE)) return EINVAL;
+    return fd < queue->knote_count && queue->knotes[fd].present[which] ? 0 : ENOENT;
 }
 
 // How many events it took to say what failed, or -1 and errno.
