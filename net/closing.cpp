@@ -56,6 +56,7 @@ Socket* Socket::wrap(int fd, bool listens) {
     int number = 0;
     socklen_t size = sizeof number;
     socket->is_socket_ = !system.get_option(system, fd, SOL_SOCKET, SO_TYPE, &number, &size);
+    if (socket->is_socket_) set_nodelay(system, fd);
     number = 0;
     size = sizeof number;
     system.get_option(system, fd, SOL_SOCKET, SO_ACCEPTCONN, &number, &size);

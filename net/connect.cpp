@@ -1,9 +1,6 @@
 // Connecting, and the other ways to come by a stream.
 #include "net/socket.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-
 namespace copse {
 
 namespace {
@@ -19,10 +16,7 @@ int begin_connecting(const System& system, const Address& to, bool& done) {
     int family = to.size() ? to.raw()->sa_family : AF_UNSPEC;
     int fd = system.open_socket(system, family, SOCK_STREAM, 0);
     if (fd < 0) return fd;
-    if (to.family() != Address::Family::unix_path) {
-        int on = 1;
-        system.set_option(system, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
+    if (to.family() != Address::Family::unix_path) Socket::set_nodelay(system, fd);
     int failed = system.connect(system, fd, to.raw(), socklen_t(to.size()));
     done = failed == 0;
     if (done || failed == -EINPROGRESS || failed == -EALREADY) return fd;

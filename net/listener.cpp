@@ -1,9 +1,6 @@
 // Listening and accepting.
 #include "net/socket.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-
 namespace copse {
 
 namespace {
@@ -157,8 +154,7 @@ Result<Listener> bind(const Address& address, ListenOptions options) {
     int on = 1;
     if (!unix_path) {
         system.set_option(system, fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        // Small writes are gathered by the loop already. Accepted sockets inherit this.
-        system.set_option(system, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        Socket::set_nodelay(system, fd);
     }
     int failed = 0;
     if (options.reuseport)

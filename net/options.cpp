@@ -59,6 +59,12 @@ struct LingerValue {
 
 }  // namespace
 
+// Small writes are gathered by the loop already. What is accepted inherits it from its listener.
+void Socket::set_nodelay(const System& system, int fd) {
+    int on = 1;
+    system.set_option(system, fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
 Error Socket::setoption(Option option, int value) {
     if (Error error = usable()) return error;
     Known known = option_of(option);

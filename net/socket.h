@@ -8,9 +8,10 @@
 // it again as soon as it will. A deferred write's error is kept in `broken_`, ends sending for good,
 // and is told once more to somebody who did not cause it.
 //
-// Closing: the stream lets go at once; a thread of the library's own then writes what is left,
-// ends sending, reads the peer's unread rest for a bounded time, and closes the descriptor: closing
-// it with unread input would make the kernel reset the connection and destroy our last reply.
+// Closing: the stream lets go at once; a thread of the library's own then writes what is left and
+// ends sending, reads the peer's unread rest meanwhile and after, both for a bounded time, and
+// closes the descriptor: closing it with unread input would make the kernel reset the connection
+// and destroy our last reply.
 //
 // Invariants:
 //  - out_ never holds more than send_limit_ bytes (what send() was given beyond that is written
@@ -105,6 +106,7 @@ class Socket : Drainable, public SocketLink {
     size_t connections() const { return connections_; }
 
     // options.cpp
+    static void set_nodelay(const System&, int fd);
     Error setoption(Option, int);
     Error setoption(Option, std::string_view);
     Result<int> getoption(Option);
