@@ -134,7 +134,8 @@ Error Loop::rejoin_poller() {
     if (int failed = system_->poller_open(*system_, &fresh)) return Error::from_errno(-failed);
     for (uint32_t i = 0; i < watches_.size(); ++i) {
         Watch& watch = *watches_.at(i);
-        int failed = watch.open() ? system_->poller_add(*system_, fresh, watch.fd, watch.token()) : 0;
+        if (!watch.open()) continue;
+        int failed = system_->poller_add(*system_, fresh, watch.fd, watch.token());
         if (failed == 0 || failed == -EBADF) continue;  // closed behind our back: nothing to watch
         system_->poller_close(*system_, fresh);
         return Error::from_errno(-failed);

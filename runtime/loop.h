@@ -75,8 +75,8 @@ class Loop {
     ThreadBlock& thread_at(uint32_t slot) { return *blocks_.at(slot); }
 
     // Waiting ------------------------------------------------------------------------------------
-    // Whether the running thread may wait: not_a_thread, forked, canceled (after letting others run)
-    // or timeout (of an enclosing scope). Every call that parks begins with this.
+    // Whether the running thread may wait: not_a_thread, forked, canceled (after letting others
+    // run) or timeout (of an enclosing scope). Every call that parks begins with this.
     Error admit() {
         if (running_ == &home_) [[unlikely]] return Error::not_a_thread;
         if (forked() || running_->canceled || running_->scope_end != INT64_MAX) [[unlikely]]

@@ -285,7 +285,8 @@ Result<Events> wait(int fd, Events wanted, Duration timeout) {
     Loop* loop = Loop::current();
     if (!loop || !loop->running_thread()) return {Events::none, Error::not_a_thread};
     if (Error error = loop->admit()) return {Events::none, error};
-    if (fd < 0 || wanted == Events::none) return {Events::none, Error::from_errno(fd < 0 ? EBADF : EINVAL)};
+    if (fd < 0) return {Events::none, Error::from_errno(EBADF)};
+    if (wanted == Events::none) return {Events::none, Error::invalid};
     Result<Watch*> watch = loop->watch(fd, 0);
     if (!watch) return {Events::none, watch.error};
     Events got = Events::none;
