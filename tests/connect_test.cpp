@@ -32,9 +32,9 @@ extern "C" int counting_connect(int fd, const sockaddr* to, socklen_t size) {
 
 namespace {
 
-// A port of the loopback interface on which nobody listens.
+// A port of our loopback address on which nobody listens.
 uint16_t dead_port() {
-    Result<Listener> listener = bind("127.0.0.1", 0);
+    Result<Listener> listener = bind(test::loopback(), 0);
     REQUIRE(listener);
     return listener->address()->port();
 }
@@ -83,8 +83,9 @@ TEST(a_connection_is_made_over_every_kind_of_address) {
     World world;
     std::string path = "unix:" + temporary_path("connect");
     std::string hidden = "unix:@copse-connect-" + std::to_string(getpid());
+    std::string here = std::string(test::loopback()) + ":0";
     (void)world.run([&] {
-        check_echo(*Address::parse("127.0.0.1:0"));
+        check_echo(*Address::parse(here));
         check_echo(*Address::parse(path));
 #ifdef __linux__
         check_echo(*Address::parse(hidden));
@@ -116,7 +117,7 @@ TEST(a_host_and_a_port_are_connected_to) {
 TEST(where_nobody_listens_it_is_refused) {
     World world;
     (void)world.run([&] {
-        Result<Stream> stream = connect("127.0.0.1", dead_port());
+        Result<Stream> stream = connect(test::loopback(), dead_port());
         CHECK_EQ(stream.error.code(), ECONNREFUSED);
         CHECK(strcmp(stream.error.message(), "connection refused") == 0);
         CHECK(!stream.value);
@@ -139,7 +140,7 @@ TEST(what_is_no_address_is_not_found) {
 
 TEST(outside_a_thread_nobody_connects) {
     World world;
-    Result<Listener> listener = bind("127.0.0.1", 0);
+    Result<Listener> listener = bind(test::loopback(), 0);
     REQUIRE(listener);
     CHECK_EQ(connect(*listener->address()).error, Error::not_a_thread);
     CHECK_EQ(world.of_call(Call::connect), 0u);
@@ -148,16 +149,17 @@ TEST(outside_a_thread_nobody_connects) {
 TEST(every_refusal_of_the_kernels_is_passed_on) {
     World world;
     (void)world.run([&] {
-        for (int number : {ENETUNREACH, EHOSTUNREACH, EACCES, EPERM, ENETDOWN, ENOBUFS, ETIMEDOUT}) {
+        for (int number :
+             {ENETUNREACH, EHOSTUNREACH, EACCES, EPERM, ENETDOWN, ENOBUFS, ETIMEDOUT}) {
             world.fault = [&](Call call, int) { return call == Call::connect ? number : 0; };
-            Error error = connect("127.0.0.1", 1).error;
+            Error error = connect(test::loopback(), 1).error;
             CHECK_EQ(error.code(), number);
         }
         world.fault = nullptr;
         uint16_t port = dead_port();
         for (Call what : {Call::open_socket, Call::poller_add, Call::get_option}) {
             world.fault = [&](Call call, int) { return call == what ? ENOBUFS : 0; };
-            CHECK_EQ(connect("127.0.0.1", port).error.code(), ENOBUFS);
+            CHECK_EQ(connect(test::loopback(), port).error.code(), ENOBUFS);
         }
         world.fault = nullptr;
     });
@@ -168,12 +170,12 @@ TEST(a_connection_that_is_never_answered_times_out) {
     stay_on_the_way(world);
     (void)world.run([&] {
         Time before = now();
-        CHECK_EQ(connect("127.0.0.1", 1, 10_s).error, Error::timeout);
+        CHECK_EQ(connect(test::loopback(), 1, 10_s).error, Error::timeout);
         CHECK(now() - before == 10_s);
-        CHECK_EQ(connect("127.0.0.1", 1, 0_s).error, Error::timeout);
+        CHECK_EQ(connect(test::loopback(), 1, 0_s).error, Error::timeout);
         CHECK(now() - before == 10_s);
         Timeout scope{5_s};
-        CHECK_EQ(connect("127.0.0.1", 1).error, Error::timeout);
+        CHECK_EQ(connect(test::loopback(), 1).error, Error::timeout);
         CHECK(now() - before == 15_s);
     });
     CHECK(world.of_call(Call::poller_wait) < 50);
@@ -185,7 +187,7 @@ TEST(a_connection_that_is_canceled_leaves_no_descriptor) {
     (void)world.run([&] {
         int before = test::open_descriptors();
         Result<Thread> thread = addthread([] {
-            CHECK_EQ(connect("127.0.0.1", 1).error, Error::canceled);
+            CHECK_EQ(connect(test::loopback(), 1).error, Error::canceled);
         });
         (void)sleep_for(1_ms);
         CHECK_EQ(test::open_descriptors(), before + 1);
@@ -197,10 +199,7 @@ TEST(a_connection_that_is_canceled_leaves_no_descriptor) {
 
 TEST(a_late_refusal_is_read_off_the_socket) {
     World world;
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    to.sin_port = htons(dead_port());
+    Address to = *Address::parse(test::loopback(), dead_port());
     int fd = -1;
     world.fault = [&](Call call, int number) {
         if (call != Call::connect) return 0;
@@ -210,10 +209,12 @@ TEST(a_late_refusal_is_read_off_the_socket) {
     };
     (void)world.run([&] {
         Error error;
-        Result<Thread> thread = addthread([&] { error = connect("127.0.0.1", 1, 10_s).error; });
+        Result<Thread> thread = addthread([&] {
+            error = connect(test::loopback(), 1, 10_s).error;
+        });
         (void)sleep_for(1_ms);
         // Only now is it really tried.
-        (void)::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to);
+        (void)::connect(fd, to.raw(), to.size());
         world.unmute(fd);
         (void)thread->join();
         CHECK_EQ(error.code(), ECONNREFUSED);
@@ -227,8 +228,9 @@ TEST(a_signal_while_connecting_is_no_failure) {
 #endif
     World world;
     (void)world.run([&] {
+        std::string here = std::string(test::loopback()) + ":0";
         std::string hidden = "unix:@copse-signal-" + std::to_string(getpid());
-        for (const char* where : {"127.0.0.1:0", hidden.c_str()}) {
+        for (const char* where : {here.c_str(), hidden.c_str()}) {
             interrupted_connects = 1;
             check_echo(*Address::parse(where));
             CHECK_EQ(interrupted_connects, 0);
@@ -243,14 +245,11 @@ TEST(a_connection_is_never_with_itself) {
         uint16_t port = dead_port();
         world.fault = [&](Call call, int fd) {
             if (call != Call::connect) return 0;
-            sockaddr_in own{};
-            own.sin_family = AF_INET;
-            own.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-            own.sin_port = htons(port);
-            CHECK_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&own), sizeof own), 0);
+            Address own = *Address::parse(test::loopback(), port);
+            CHECK_EQ(::bind(fd, own.raw(), own.size()), 0);
             return 0;
         };
-        Result<Stream> stream = connect("127.0.0.1", port);
+        Result<Stream> stream = connect(test::loopback(), port);
         world.fault = nullptr;
         CHECK_EQ(stream.error.code(), ECONNREFUSED);
         // It was tried again, and not for ever.
@@ -267,7 +266,7 @@ TEST(a_connection_with_itself_that_is_made_at_once_is_none_either) {
             int result = production_system.connect(s, fd, to, size);
             return result == -EINPROGRESS ? 0 : result;
         };
-        CHECK_EQ(connect("127.0.0.1", port).error.code(), ECONNREFUSED);
+        CHECK_EQ(connect(test::loopback(), port).error.code(), ECONNREFUSED);
     });
 }
 
@@ -276,7 +275,7 @@ TEST(a_free_port_of_our_own_is_refused_however_often_it_is_dialled) {
     (void)world.run([&] {
         uint16_t port = dead_port();
         for (int i = 0; i < 3000; ++i) {
-            Result<Stream> stream = connect("127.0.0.1", port);
+            Result<Stream> stream = connect(test::loopback(), port);
             CHECK_EQ(stream.error.code(), ECONNREFUSED);
         }
     });
@@ -285,7 +284,7 @@ TEST(a_free_port_of_our_own_is_refused_however_often_it_is_dialled) {
 TEST(a_port_that_was_taken_meanwhile_is_chosen_anew) {
     World world;
     (void)world.run([&] {
-        Result<Listener> listener = bind("127.0.0.1", 0);
+        Result<Listener> listener = bind(test::loopback(), 0);
         int refused = 2;
         world.fault = [&](Call call, int) {
             return call == Call::connect && refused-- > 0 ? EADDRNOTAVAIL : 0;
@@ -347,7 +346,7 @@ TEST(a_thousand_connections_at_once_are_all_made) {
     World world{World::real_time};
     int made = 0;
     (void)world.run([&] {
-        Result<Listener> listener = bind("127.0.0.1", 0);
+        Result<Listener> listener = bind(test::loopback(), 0);
         REQUIRE(listener);
         Address address = *listener->address();
         REQUIRE(addthread([&, listener = std::move(*listener)]() mutable {

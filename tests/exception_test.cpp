@@ -319,9 +319,9 @@ TEST(a_users_exception_passes_through_the_library) {
 
 namespace {
 
-// Runs the program that a seed stands for: nested blocks that throw, catch, rethrow, keep and rethrow
-// pointers, unwind through destructors, and give way at any of these points. What it sees is folded
-// into one number. Outside a thread giving way does nothing: that is the oracle.
+// Runs the program that a seed stands for: nested blocks that throw, catch, rethrow, keep pointers
+// and rethrow them, unwind through destructors, and give way at any of these points. What it sees
+// is folded into one number. Outside a thread giving way does nothing: that is the oracle.
 class Program {
   public:
     explicit Program(uint64_t seed) : state_{seed * 2 + 1} {}

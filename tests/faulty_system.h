@@ -24,6 +24,7 @@
 #include <set>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 namespace test {
 
@@ -184,6 +185,20 @@ class FaultySystem : public copse::System {
             watch.held_back = false;
         }
     }
+    // Where the order of things is open, it is chosen by chance.
+    void choose_by(uint64_t seed) {
+        chance = seed * 0x9e3779b97f4a7c15u + 1;
+        choose = [](const System& s, copse::Choice, uint32_t n) {
+            uint64_t& state = of(s).chance;
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            return uint32_t((state >> 16) % n);
+        };
+    }
+    // What the poller will say besides, and by what name it knows a descriptor.
+    void inject(const copse::PollEvent& event) { injected.push_back(event); }
+    uint64_t token_of(int fd) { return watched[fd].token; }
     // The poller says nothing of a descriptor until it may speak again.
     void mute(int fd) { mutes.insert(fd); }
     void unmute(int fd) { mutes.erase(fd); }
@@ -281,6 +296,8 @@ class FaultySystem : public copse::System {
         if (self.waits) self.waits(timeout);
         if (timeout != 0) ++self.sleeps;
         int told = 0;
+        for (const copse::PollEvent& event : self.injected) events[told++] = event;
+        self.injected.clear();
         for (auto& [fd, watch] : self.watched) {
             if (!watch.owed || told == capacity || self.mutes.count(fd)) continue;
             events[told++] = {watch.token, watch.owed};
@@ -328,9 +345,11 @@ class FaultySystem : public copse::System {
     };
     std::map<int, Watched> watched;
     std::set<int> mutes;
+    std::vector<copse::PollEvent> injected;
     copse::Poller* poller = nullptr;
     int waited_in_vain = 0;
     bool dammed = false;
+    uint64_t chance = 1;
 };
 
 struct World : FaultySystem {

@@ -25,7 +25,7 @@ std::string temporary_path(const char* name) {
 }
 
 Listener listening(ListenOptions options = {}) {
-    Result<Listener> listener = bind("127.0.0.1", 0, options);
+    Result<Listener> listener = bind(test::loopback(), 0, options);
     REQUIRE(listener);
     return std::move(*listener);
 }
@@ -47,7 +47,7 @@ TEST(port_zero_is_one_that_the_kernel_chose) {
     Listener first = listening(), second = listening();
     CHECK(first.address()->port() != 0);
     CHECK(first.address()->port() != second.address()->port());
-    CHECK(std::string(first.address()->host().c_str()) == "127.0.0.1");
+    CHECK(std::string(first.address()->host().c_str()) == test::loopback());
     CHECK(first && first.getfd() >= 0);
     CHECK_EQ(first.connections(), 0u);
 }
@@ -143,7 +143,7 @@ TEST(every_refusal_of_the_kernels_is_passed_on_and_leaves_nothing) {
 
 TEST(several_listeners_share_a_port_if_they_all_want_to) {
     World world;
-    Result<Listener> first = bind("127.0.0.1", 0, {.reuseport = true});
+    Result<Listener> first = bind(test::loopback(), 0, {.reuseport = true});
     if (!first) test::skip("ports cannot be shared here");
     Address address = *first->address();
     Result<Listener> second = bind(address, {.reuseport = true});
@@ -211,7 +211,10 @@ TEST(a_listening_descriptor_can_be_taken_over) {
     CHECK(fcntl(fd, F_GETFL) & O_NONBLOCK);
     CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
     (void)world.run([&] {
-        CHECK(serves(listener, *Address::parse("127.0.0.1", listener.address()->port())));
+        Address address = *Address::parse("127.0.0.1", listener.address()->port());
+        CHECK(serves(listener, address));
+        Peer client = test::dial(address);
+        CHECK_EQ(*listener.accept()->getoption(Option::tcp_nodelay), 1);
     });
     CHECK_EQ(listener.close(), Error::none);
     CHECK(fcntl(fd, F_GETFD) < 0);
@@ -586,6 +589,7 @@ TEST(without_descriptors_for_real_everybody_is_served_in_the_end) {
     int ports[2];
     REQUIRE(pipe2(ports, O_CLOEXEC) == 0);
     constexpr int clients = 150;
+    const std::string host = test::loopback();
     fflush(nullptr);
     pid_t child = fork();
     if (child < 0) test::skip("no fork here");
@@ -593,14 +597,11 @@ TEST(without_descriptors_for_real_everybody_is_served_in_the_end) {
         // Many clients, all connected before the first says a word; then each gets its answer.
         uint16_t port = 0;
         if (read(ports[0], &port, sizeof port) != ssize_t(sizeof port)) _exit(1);
-        sockaddr_in to{};
-        to.sin_family = AF_INET;
-        to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        to.sin_port = htons(port);
+        Address to = *Address::parse(host, port);
         std::vector<int> sockets;
         for (int i = 0; i < clients; ++i) {
             sockets.push_back(socket(AF_INET, SOCK_STREAM, 0));
-            if (connect(sockets.back(), reinterpret_cast<sockaddr*>(&to), sizeof to)) _exit(2);
+            if (connect(sockets.back(), to.raw(), to.size())) _exit(2);
         }
         for (int each : sockets) {
             char answer = 0;

@@ -96,15 +96,18 @@ void do_things() {
     REQUIRE(pipe(ends) == 0);
     try_to_add({}, [&, counted = Counted{}] {
         std::vector<Thread> threads;
-        for (size_t i = 0; i < 70; ++i) {
-            size_t size = size_t{16384} << i % 4;
+        // Of one size so many that the tables grow where the stacks need not.
+        for (size_t i = 0; i < 80; ++i) {
+            size_t size = i % 4 ? 65536 : size_t{16384} << i % 3;
             threads.push_back(try_to_add({.stack_size = size}, [i, counted = Counted{}] {
                 Counted on_stack;
                 (void)local.get();
                 CHECK_EQ(yield(), Error::none);
-                CHECK_EQ(sleep_for(Duration::nanoseconds(int64_t(i % 5))), Error::none);
+                CHECK_EQ(sleep_for(Duration::nanoseconds(int64_t(i % 5) + 1)), Error::none);
             }));
         }
+        for (int i = 0; i < 2; ++i) CHECK_EQ(yield(), Error::none);
+        Inspection::check();  // everybody sleeps
         Result<Events> ready = wait(ends[1], Events::writable);
         CHECK(ready.error == Error::none || ready.error == Error::no_memory);
         for (Thread each : threads) CHECK_EQ(each.join(), Error::none);

@@ -39,8 +39,8 @@ Error expected_of(const std::vector<Event>& events) {
 
 void print(const char* scene, const std::vector<Event>& events) {
     fprintf(stderr, "%s:", scene);
-    for (Event each : events)
-        fprintf(stderr, " %s", each == completion ? "completion" : each == deadline ? "deadline" : "cancel");
+    const char* words[] = {"completion", "cancellation", "deadline"};
+    for (Event each : events) fprintf(stderr, " %s", words[each]);
     fprintf(stderr, "\n");
 }
 

@@ -121,13 +121,12 @@ void check_that_it_dies_named(size_t used, void (*body)(size_t), size_t argument
     Arena mine;
     arena = &mine;
     test::Ended ended = test::in_child([=] { die_between_neighbours(used, body, argument); });
-    bool right = is_fault(ended.signal()) &&
-                 ended.mentions("stack overflow in thread \"the victim\": all of its 65536 bytes") &&
-                 mine.neighbours_are_unharmed();
+    const char* report = "stack overflow in thread \"the victim\": all of its 65536 bytes";
+    bool right = is_fault(ended.signal()) && ended.mentions(report) && mine.neighbours_are_unharmed();
     CHECK(right);
     if (!right)
-        fprintf(stderr, "frames of %zu bytes, %zu bytes used: status %x, said: %s\n", argument, used,
-                unsigned(ended.status), ended.said.c_str());
+        fprintf(stderr, "frames of %zu bytes, %zu bytes used: status %x, said: %s\n", argument,
+                used, unsigned(ended.status), ended.said.c_str());
 }
 
 // Without probes a frame larger than the guard steps over it: nothing can be done about that.
@@ -215,7 +214,8 @@ TEST(a_painted_end_is_painted_again_for_the_next_thread) {
         // More than stay warm: their pages are given back, paint and all.
         for (int round = 0; round < 2; ++round) {
             Thread last;
-            for (int i = 0; i < 1000; ++i) last = *addthread([] { CHECK_EQ(yield(), Error::none); });
+            for (int i = 0; i < 1000; ++i)
+                last = *addthread([] { CHECK_EQ(yield(), Error::none); });
             CHECK_EQ(last.join(), Error::none);
             CHECK_EQ(sleep_for(1_s), Error::none);
             CHECK(Inspection::cold() > 0);

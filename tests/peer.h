@@ -81,7 +81,8 @@ class Peer {
         std::string all;
         for (;;) {
             all += receive(size - all.size());
-            if (all.size() >= size || ended || !copse::wait(fd_, copse::Events::readable)) return all;
+            if (all.size() >= size || ended) return all;
+            if (!copse::wait(fd_, copse::Events::readable)) return all;
         }
     }
 
@@ -103,14 +104,28 @@ class Peer {
     int fd_ = -1;
 };
 
+// An address of this machine that no other test uses meanwhile: a port of it that is free stays so.
+inline const char* loopback() {
+#ifdef __linux__
+    static const std::string own = [] {
+        unsigned pid = unsigned(getpid());
+        return "127." + std::to_string(1 + (pid >> 16) % 250) + "." +
+               std::to_string((pid >> 8) % 256) + "." + std::to_string(pid % 256);
+    }();
+    return own.c_str();
+#else
+    return "127.0.0.1";
+#endif
+}
+
 inline void set_now(int fd, int level, int name, int value) {
     setsockopt(fd, level, name, &value, sizeof value);
 }
 
 enum class Kind { unix_pair, tcp };
 
-// Two ends of one connection, neither of them copse's.
-inline std::pair<int, int> connected_descriptors(Kind kind, int buffer = 0) {
+// Two ends of one connection, neither of them copse's. window: the second end's receive buffer.
+inline std::pair<int, int> connected_descriptors(Kind kind, int buffer = 0, int window = 0) {
     int ends[2] = {-1, -1};
     if (kind == Kind::unix_pair) {
         REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
@@ -124,7 +139,7 @@ inline std::pair<int, int> connected_descriptors(Kind kind, int buffer = 0) {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (buffer) set_now(listener, SOL_SOCKET, SO_RCVBUF, buffer);
+    if (buffer || window) set_now(listener, SOL_SOCKET, SO_RCVBUF, buffer ? buffer : window);
     if (buffer) set_now(listener, SOL_SOCKET, SO_SNDBUF, buffer);
     REQUIRE(bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0);
     REQUIRE(listen(listener, 1) == 0);
@@ -140,12 +155,13 @@ inline std::pair<int, int> connected_descriptors(Kind kind, int buffer = 0) {
     return {ends[0], ends[1]};
 }
 
-// A stream and the peer it is connected to. buffer: how small to make the kernel's, if not 0.
+// A stream and the peer it is connected to. buffer: how small to make the kernel's, if not 0;
+// window: the same for what the peer receives.
 struct Connected {
     copse::Stream stream;
     Peer peer;
-    explicit Connected(Kind kind = Kind::unix_pair, int buffer = 0) {
-        auto [mine, theirs] = connected_descriptors(kind, buffer);
+    explicit Connected(Kind kind = Kind::unix_pair, int buffer = 0, int window = 0) {
+        auto [mine, theirs] = connected_descriptors(kind, buffer, window);
         stream = copse::wrap(mine);
         peer = Peer{theirs};
     }

@@ -11,6 +11,7 @@
 
 using namespace copse;
 using namespace copse::literals;
+using test::Call;
 using test::Connected;
 using test::Kind;
 using test::Peer;
@@ -242,7 +243,7 @@ TEST(a_count_that_the_prefix_covers_touches_nothing) {
         EXPECT(c.stream.receive(3, "abc"), "abc", Error::none);
         EXPECT(c.stream.receive(1, "abc"), "abc", Error::none);
         EXPECT(c.stream.receive(0, "abc"), "abc", Error::none);
-        CHECK_EQ(world.of_call(test::Call::receive), 0u);
+        CHECK_EQ(world.of_call(Call::receive), 0u);
         EXPECT(c.stream.receive(4), "more", Error::none);
     });
     // Not even a thread.
@@ -381,7 +382,7 @@ TEST(a_large_span_is_filled_straight_from_the_kernel) {
         size_t held = world.most_held;
         EXPECT(c.stream.receive(std::span<char>(room)), text, Error::none);
         CHECK_EQ(world.most_held, held);
-        CHECK_EQ(world.of_call(test::Call::receive), 1u);
+        CHECK_EQ(world.of_call(Call::receive), 1u);
     });
 }
 
@@ -449,7 +450,7 @@ TEST(the_kernel_is_asked_once_for_what_came_together) {
         for (int i = 0; i < 100; ++i) c.peer.send("a line of a hundred\n");
         for (int i = 0; i < 100; ++i)
             EXPECT(c.stream.receive("*l"), "a line of a hundred", Error::none);
-        CHECK_EQ(world.of_call(test::Call::receive), 1u);
+        CHECK_EQ(world.of_call(Call::receive), 1u);
     });
 }
 
@@ -458,7 +459,7 @@ TEST(without_memory_nothing_is_lost) {
     Connected c;
     (void)world.run([&] {
         c.peer.send("abc");
-        world.fault = [](test::Call call, int) { return call == test::Call::allocate ? ENOMEM : 0; };
+        world.fault = [](Call call, int) { return call == Call::allocate ? ENOMEM : 0; };
         EXPECT(c.stream.receive(3), "", Error::no_memory);
         EXPECT(c.stream.receive(3, "x"), "x", Error::no_memory);
         char room[3];
@@ -475,8 +476,8 @@ TEST(without_memory_for_more_the_partial_is_kept) {
     std::string line = test::pattern(50000);
     (void)world.run([&] {
         size_t given = 0;
-        world.fault = [&](test::Call call, int) {
-            return call == test::Call::allocate && given++ > 0 ? ENOMEM : 0;
+        world.fault = [&](Call call, int) {
+            return call == Call::allocate && given++ > 0 ? ENOMEM : 0;
         };
         c.peer.send(line + "\n");
         Got part = keep(c.stream.receive("*l"));
@@ -671,7 +672,7 @@ TEST(a_terminal_gives_its_lines_one_at_a_time_and_none_is_missed) {
     if (terminal < 0) test::skip("no pseudo terminals here");
     Stream stream = wrap(terminal);
     (void)world.run([&] {
-        // The kernel gives at most a line a read: a short count does not mean that there is no more.
+        // The kernel gives at most a line a read: a short count does not mean there is no more.
         CHECK_EQ(::write(master, "one\ntwo\nthree\n", 14), 14);
         stream.settimeout(1_s);
         EXPECT(stream.receive("*l"), "one", Error::none);
@@ -680,6 +681,22 @@ TEST(a_terminal_gives_its_lines_one_at_a_time_and_none_is_missed) {
         (void)stream.close();
     });
     ::close(master);
+}
+
+TEST(a_false_alarm_costs_one_look) {
+    World world;
+    Connected c;
+    (void)world.run([&] {
+        REQUIRE(addthread([&] { EXPECT(c.stream.receive("*l"), "line", Error::none); }));
+        (void)sleep_for(1_ms);
+        uint64_t looked = world.of_call(Call::receive);
+        for (int i = 1; i <= 100; ++i) {
+            world.owe(c.stream.getfd(), PollEvent::readable);
+            (void)sleep_for(1_ms);
+            CHECK_EQ(world.of_call(Call::receive) - looked, uint64_t(i));
+        }
+        c.peer.send("line\n");
+    });
 }
 
 // Limits ----------------------------------------------------------------------------------------
@@ -815,12 +832,12 @@ TEST(a_long_line_in_single_bytes_costs_linear_work) {
         REQUIRE(addthread([&] { c.peer.send_whole(line); }));
         world.receives = [](int, size_t) { return size_t{1}; };
         bytes_scanned = 0;
-        uint64_t allocations = world.of_call(test::Call::allocate);
+        uint64_t allocations = world.of_call(Call::allocate);
         EXPECT(c.stream.receive("*l"), line.substr(0, size), Error::none);
         // Every byte is looked at once for a line feed and once for a carriage return, and the
         // buffer doubles.
         CHECK(bytes_scanned <= 3 * size);
-        CHECK(world.of_call(test::Call::allocate) - allocations <= 20);
+        CHECK(world.of_call(Call::allocate) - allocations <= 20);
     });
 }
 
@@ -982,14 +999,15 @@ TEST(a_second_receiver_is_busy_and_the_first_gets_its_bytes) {
     for (int first = 0; first < 5; ++first) {
         Connected c;
         char room[10], other[10];
+        std::span<char> all{room};
         (void)world.run([&] {
             REQUIRE(addthread([&] {
                 switch (first) {
                 case 0: EXPECT(c.stream.receive("*l"), "0123456789", Error::none); break;
                 case 1: EXPECT(c.stream.receive(10), "0123456789", Error::none); break;
                 case 2: EXPECT(c.stream.receive("*a"), input, Error::none); break;
-                case 3: EXPECT(c.stream.receive(std::span<char>(room)), "0123456789", Error::none); break;
-                case 4: EXPECT(c.stream.receive_some(std::span<char>(room)), "01234", Error::none); break;
+                case 3: EXPECT(c.stream.receive(all), "0123456789", Error::none); break;
+                case 4: EXPECT(c.stream.receive_some(all), "01234", Error::none); break;
                 }
             }));
             (void)yield();
@@ -1101,8 +1119,8 @@ TEST(what_the_kernel_reports_is_returned_with_what_came_before) {
         (void)world.run([&] {
             feed(c.peer, {"ab"});
             int reads = 0;
-            world.fault = [&](test::Call call, int) {
-                return call == test::Call::receive && ++reads == 2 ? number : 0;
+            world.fault = [&](Call call, int) {
+                return call == Call::receive && ++reads == 2 ? number : 0;
             };
             REQUIRE(addthread([&] {
                 (void)sleep_for(5_ms);

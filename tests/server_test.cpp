@@ -20,7 +20,7 @@ using test::World;
 namespace {
 
 Listener listening(ListenOptions options = {}) {
-    Result<Listener> listener = bind("127.0.0.1", 0, options);
+    Result<Listener> listener = bind(test::loopback(), 0, options);
     REQUIRE(listener);
     return std::move(*listener);
 }
@@ -150,7 +150,7 @@ TEST(without_a_timeout_a_handler_waits_for_ever) {
     }
 }
 
-// The end of a handler ------------------------------------------------------------------------------
+// The end of a handler ----------------------------------------------------------------------------
 
 TEST(what_a_handler_sent_last_is_flushed_when_it_returns) {
     World world;
@@ -525,8 +525,13 @@ TEST(a_loop_runs_for_as_long_as_there_is_a_server) {
 TEST(a_port_is_served_on_every_address) {
     World world;
     (void)world.run([&] {
-        uint16_t port = listening().address()->port();
-        Result<Server> server = addserver(port, echo, 5_s, "by port");
+        // A port that is free here may be somebody else's on another address.
+        Result<Server> server;
+        uint16_t port = 0;
+        for (int attempt = 0; attempt == 0 || (!server && attempt < 20); ++attempt) {
+            port = listening().address()->port();
+            server = addserver(port, echo, 5_s, "by port");
+        }
         REQUIRE(server);
         CHECK(std::string(server->address()->host().c_str()) == "0.0.0.0");
         CHECK(std::string(server->name()) == "by port");

@@ -11,7 +11,6 @@
 #include <set>
 #include <signal.h>
 #include <string>
-#include <sys/auxv.h>
 #include <sys/resource.h>
 #include <vector>
 
@@ -256,7 +255,8 @@ TEST(a_guard_lies_below_every_stack_and_stacks_do_not_overlap) {
         mutable std::set<std::pair<char*, size_t>> guards;
         Noting() {
             guard = [](const System& system, void* memory, size_t size, Guard) {
-                static_cast<const Noting&>(system).guards.insert({static_cast<char*>(memory), size});
+                auto& self = static_cast<const Noting&>(system);
+                self.guards.insert({static_cast<char*>(memory), size});
                 return 0;
             };
         }

@@ -57,7 +57,7 @@ TEST(a_ready_descriptor_is_served_within_64_dispatches_of_ten_thousand_busy_thre
     add_busy(busy, over);
     // Among them one that makes the descriptor ready at all kinds of moments.
     addthread([&] {
-        for (size_t i = 0; !over; ++i) {
+        while (!over) {
             CHECK_EQ(yield(), Error::none);
             if (written == 0) {
                 written = dispatches;

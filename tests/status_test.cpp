@@ -104,7 +104,6 @@ TEST(a_dump_has_a_line_for_every_thread) {
     addthread({.name = "stubborn"}, [] {
         while (!stopping()) (void)park();
     });
-    Thread stubborn;
     addthread({.name = "running"}, [] {
         CHECK_EQ(sleep_for(5_s), Error::none);
         std::vector<std::string> lines = dumped();

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <vector>
 
@@ -18,6 +19,32 @@ using test::Connected;
 using test::Kind;
 using test::Peer;
 using test::World;
+
+// libc's, each interrupted by a signal every other time.
+static bool signals_come = false;
+static bool interrupted() {
+    static unsigned calls = 0;
+    if (!signals_come || ++calls % 2) return false;
+    errno = EINTR;
+    return true;
+}
+#if defined(SYS_recvfrom) && defined(SYS_sendmsg) && defined(SYS_accept4)
+extern "C" ssize_t counting_recv(int fd, void* out, size_t size, int flags) __asm__("recv");
+extern "C" ssize_t counting_recv(int fd, void* out, size_t size, int flags) {
+    return interrupted() ? -1 : syscall(SYS_recvfrom, fd, out, size, flags, nullptr, nullptr);
+}
+extern "C" ssize_t counting_sendmsg(int fd, const msghdr* message, int flags) __asm__("sendmsg");
+extern "C" ssize_t counting_sendmsg(int fd, const msghdr* message, int flags) {
+    return interrupted() ? -1 : syscall(SYS_sendmsg, fd, message, flags);
+}
+extern "C" int counting_accept(int fd, sockaddr* from, socklen_t*, int flags) __asm__("accept4");
+extern "C" int counting_accept(int fd, sockaddr* from, socklen_t* size, int flags) {
+    return interrupted() ? -1 : int(syscall(SYS_accept4, fd, from, size, flags));
+}
+constexpr bool can_interrupt = true;
+#else
+constexpr bool can_interrupt = false;
+#endif
 
 namespace {
 
@@ -328,14 +355,21 @@ TEST(the_options_of_luasocket_are_set_and_read) {
     Stream& stream = c.stream;
     struct {
         Option option;
+        int level, name;  // the kernel's
         int value;
     } cases[] = {
-        {Option::keepalive, 1},       {Option::keepalive, 0},      {Option::reuseaddr, 1},
-        {Option::reuseaddr, 0},       {Option::tcp_nodelay, 0},    {Option::tcp_nodelay, 1},
-        {Option::linger, 0},          {Option::linger, 7},         {Option::linger, -1},
+        {Option::keepalive, SOL_SOCKET, SO_KEEPALIVE, 1},
+        {Option::keepalive, SOL_SOCKET, SO_KEEPALIVE, 0},
+        {Option::reuseaddr, SOL_SOCKET, SO_REUSEADDR, 1},
+        {Option::reuseaddr, SOL_SOCKET, SO_REUSEADDR, 0},
+        {Option::tcp_nodelay, IPPROTO_TCP, TCP_NODELAY, 0},
+        {Option::tcp_nodelay, IPPROTO_TCP, TCP_NODELAY, 1},
 #ifdef __linux__
-        {Option::reuseport, 1},       {Option::tcp_keepidle, 77},  {Option::tcp_keepcnt, 5},
-        {Option::tcp_keepintvl, 33},  {Option::tcp_user_timeout, 12345},
+        {Option::reuseport, SOL_SOCKET, SO_REUSEPORT, 1},
+        {Option::tcp_keepidle, IPPROTO_TCP, TCP_KEEPIDLE, 77},
+        {Option::tcp_keepcnt, IPPROTO_TCP, TCP_KEEPCNT, 5},
+        {Option::tcp_keepintvl, IPPROTO_TCP, TCP_KEEPINTVL, 33},
+        {Option::tcp_user_timeout, IPPROTO_TCP, TCP_USER_TIMEOUT, 12345},
 #endif
     };
     for (const auto& each : cases) {
@@ -343,6 +377,19 @@ TEST(the_options_of_luasocket_are_set_and_read) {
         Result<int> got = stream.getoption(each.option);
         CHECK_EQ(got.error, Error::none);
         CHECK_EQ(*got, each.value);
+        int really = -1;
+        socklen_t size = sizeof really;
+        getsockopt(stream.getfd(), each.level, each.name, &really, &size);
+        CHECK_EQ(really, each.value);
+    }
+    for (int seconds : {0, 7, -1}) {
+        CHECK_EQ(stream.setoption(Option::linger, seconds), Error::none);
+        CHECK_EQ(*stream.getoption(Option::linger), seconds);
+        linger really{5, 5};
+        socklen_t size = sizeof really;
+        getsockopt(stream.getfd(), SOL_SOCKET, SO_LINGER, &really, &size);
+        CHECK_EQ(really.l_onoff, seconds >= 0);
+        if (seconds >= 0) CHECK_EQ(really.l_linger, seconds);
     }
     // The kernel gives no less than was asked for.
     for (Option size : {Option::recv_buffer_size, Option::send_buffer_size}) {
@@ -543,11 +590,12 @@ TEST(a_peer_that_vanishes_raises_no_signal) {
     World world;
     signal(SIGPIPE, SIG_DFL);
     for (size_t after = 0; after < 100; ++after) {
-        Connected c{Kind::tcp};
+        Connected c{after % 2 ? Kind::tcp : Kind::unix_pair};
         (void)world.run([&] {
             (void)c.stream.send(std::string(after, 'x'));
             (void)c.stream.flush();
-            c.peer.reset();
+            if (after % 3) c.peer.reset();
+            else c.peer.close();
             for (int i = 0; i < 3; ++i) {
                 (void)c.stream.send("y");
                 (void)c.stream.flush();
@@ -555,6 +603,27 @@ TEST(a_peer_that_vanishes_raises_no_signal) {
             (void)c.stream.send(std::string(100000, 'z'));
         });
     }
+}
+
+TEST(a_call_that_a_signal_interrupts_is_made_again) {
+    if (!can_interrupt) test::skip("the system calls cannot be made by number here");
+    World world;
+    std::string text = test::pattern(300000);
+    (void)world.run([&] {
+        signals_come = true;
+        Result<Listener> listener = bind("127.0.0.1", 0);
+        REQUIRE(addthread([&] {
+            Result<Stream> stream = listener->accept();
+            CHECK_EQ(stream.error, Error::none);
+            CHECK_EQ(*stream->send(text), text.size());
+        }));
+        Result<Stream> client = connect(*listener->address());
+        std::string got(text.size(), 0);
+        CHECK_EQ(client->receive(std::span<char>(got)).error, Error::none);
+        CHECK(got == text);
+        CHECK_EQ(client->receive(1).error, Error::closed);
+        signals_come = false;
+    });
 }
 
 TEST(signals_from_everywhere_disturb_no_exchange) {

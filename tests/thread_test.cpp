@@ -559,6 +559,17 @@ TEST(a_thread_canceled_while_ready_is_told_when_it_runs) {
     CHECK(trace == "told");
 }
 
+// A layer above may have been admitted long before it comes to wait.
+TEST(a_wait_that_a_canceled_thread_begins_all_the_same_is_ended) {
+    add([] {
+        CHECK_EQ(self().cancel(), Error::none);
+        CHECK_EQ(Loop::current()->park({.what = "late"}), Error::canceled);
+        trace += "ended";
+    });
+    CHECK_EQ(loop(), Error::none);
+    CHECK(trace == "ended");
+}
+
 TEST(a_slot_of_a_canceled_thread_is_as_good_as_new) {
     add([] { CHECK_EQ(self().cancel(), Error::none); });
     CHECK_EQ(loop(), Error::none);

@@ -10,11 +10,13 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 #include <vector>
+#ifdef __GLIBC__
+#include <sys/syscall.h>
+#endif
 
 using namespace copse;
 
@@ -77,7 +79,8 @@ TEST(every_chrono_duration_converts_rounded_up_and_saturating) {
     CHECK(Duration(nanoseconds(7)) == 7_ns && Duration(microseconds(-7)) == -7_us);
     CHECK(Duration(milliseconds(7)) == 7_ms && Duration(hours(2)) == 120_min);
     CHECK(Duration(Weeks(1)) == 604800_s);
-    CHECK(Duration(hours(highest / 3600)) == never && Duration(hours(-highest / 3600)) == ns(lowest));
+    CHECK(Duration(hours(highest / 3600)) == never);
+    CHECK(Duration(hours(-highest / 3600)) == ns(lowest));
     CHECK(Duration(nanoseconds::max()) == never && Duration(nanoseconds::min()) == ns(lowest));
     CHECK(Duration(seconds::max()) == never && Duration(Weeks::max()) == never);
     CHECK(Duration(Ticks<uint64_t, std::nano>(UINT64_MAX)) == never);
@@ -149,6 +152,7 @@ int wall_clock_readings = 0, readings = 0;
 }  // namespace
 
 // What the library would call, if it asked for the time of day.
+#ifdef __GLIBC__
 extern "C" {
 int clock_gettime(clockid_t clock, timespec* out) noexcept {
     if (watching) {
@@ -171,8 +175,12 @@ time_t time(time_t* out) noexcept {
     return now.tv_sec;
 }
 }
+#endif
 
 TEST(the_wall_clock_is_never_read) {
+#ifndef __GLIBC__
+    test::skip("this libc's functions cannot be put in place of");
+#endif
     watching = true;
     int ends[2];
     REQUIRE(pipe(ends) == 0);

@@ -53,7 +53,8 @@ TEST(a_scope_ends_every_call_that_waits_at_its_very_end) {
                 CHECK_EQ(error, Error::timeout);
                 CHECK(clock.at() - start == 3_s);
                 // It is over, and stays so, for calls that need not wait as well.
-                for (const ParkingCall& next : calls_that_wait) CHECK_EQ(next.call(), Error::timeout);
+                for (const ParkingCall& next : calls_that_wait)
+                    CHECK_EQ(next.call(), Error::timeout);
                 CHECK_EQ(yield(), Error::timeout);
                 CHECK_EQ(sleep_for(0_s), Error::timeout);
             }

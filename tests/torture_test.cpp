@@ -30,7 +30,8 @@ std::vector<int> plausible(Call call) {
     case Call::bind: return {EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOMEM};
     case Call::listen: return {EADDRINUSE, ENOBUFS};
     case Call::accept:
-        return {EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, EPERM, EINVAL, EBADF};
+        return {EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS,
+                ENOMEM, EPROTO,       EPERM,  EINVAL, EBADF};
     case Call::connect:
         return {ECONNREFUSED, ETIMEDOUT, ENETUNREACH, EADDRNOTAVAIL, EACCES, EINPROGRESS};
     case Call::shutdown: return {ENOTCONN, ENOBUFS};
@@ -236,7 +237,9 @@ struct Side {
             switch (step.what) {
             case Step::receive_line: took(stream.receive("*l"), true); break;
             case Step::receive_count: took(stream.receive(step.size), false); break;
-            case Step::receive_span: took(stream.receive(std::span<char>(room, step.size)), false); break;
+            case Step::receive_span:
+                took(stream.receive(std::span<char>(room, step.size)), false);
+                break;
             case Step::send: {
                 Result<size_t> sent = stream.send(std::string_view(ours).substr(at, step.size));
                 accepted += *sent;
@@ -372,6 +375,191 @@ TEST(a_client_may_vanish_at_any_byte) { vanish_everywhere(false); }
 TEST(a_server_may_vanish_at_any_byte) { vanish_everywhere(true); }
 
 // Everything at once ------------------------------------------------------------------------------
+
+namespace {
+
+// One direction of a connection: what was taken of the pattern, and what came out at the other end.
+struct Flow {
+    std::string text = test::pattern(20000);
+    size_t accepted = 0;
+    std::string received;
+    bool ended = false;  // the reader has seen a clean end
+};
+
+void write_at_random(Stream& stream, Flow& way, uint64_t seed) {
+    test::Random random{seed};
+    while (way.accepted < way.text.size()) {
+        stream.settimeouts(never, Duration::nanoseconds(int64_t(random.below(3000000))), never);
+        if (random.below(5) == 0) (void)stream.flush();
+        if (random.below(20) == 0 && sleep_for(1_ms)) return;
+        if (random.below(200) == 0) (void)stream.shutdown(How::send);
+        std::string_view rest = std::string_view(way.text).substr(way.accepted);
+        Result<size_t> sent;
+        size_t size = random.between(1, random.below(4) ? 100 : 3000);
+        switch (random.below(3)) {
+        case 0: sent = stream.send(rest.substr(0, size)); break;
+        case 1: sent = stream.send(rest, 1, ptrdiff_t(size)); break;
+        case 2: {
+            std::string_view some = rest.substr(0, size);
+            std::string_view pieces[] = {some.substr(0, some.size() / 2),
+                                         some.substr(some.size() / 2)};
+            sent = stream.send(pieces);
+            break;
+        }
+        }
+        way.accepted += *sent;
+        if (sent.error && sent.error != Error::timeout && sent.error != Error::busy) return;
+    }
+}
+
+void read_at_random(Stream& stream, Flow& way, uint64_t seed) {
+    test::Random random{seed};
+    char room[3000];
+    for (;;) {
+        Duration timeout = Duration::nanoseconds(int64_t(random.below(3000000)));
+        stream.settimeouts(never, never, random.below(3) ? never : timeout);
+        if (random.below(10) == 0) stream.setlimit(random.between(1, 2000), 0);
+        // A prefix comes back in front of what was received; now and then it is the last of it.
+        std::string prefix;
+        if (random.below(3) == 0) {
+            prefix = way.received.substr(way.received.size() - way.received.size() % 50);
+            way.received.resize(way.received.size() - prefix.size());
+        }
+        size_t size = random.between(1, 2500);
+        std::string got;
+        Error error;
+        auto keep = [&](auto&& result) {
+            got.assign(result->data(), result->size());
+            error = result.error;
+        };
+        switch (random.below(6)) {
+        case 0: keep(stream.receive("*l", prefix)); break;
+        case 1: keep(stream.receive(size, prefix)); break;
+        case 2: keep(stream.receivepartial(size, prefix)); break;
+        case 3: keep(stream.receive("*a", prefix)); break;
+        case 4: keep(stream.receive(std::span<char>(room, size))); got = prefix + got; break;
+        case 5: keep(stream.receive_some(std::span<char>(room, size))); got = prefix + got; break;
+        }
+        way.received += got;
+        if (error == Error::none || error == Error::timeout || error == Error::oversized) continue;
+        way.ended = error.code() == Error::closed.code();
+        return;
+    }
+}
+
+}  // namespace
+
+TEST(whatever_threads_do_to_each_other_no_byte_is_lost_or_repeated) {
+    for (uint64_t seed = 1; seed <= 150; ++seed) {
+        World world;
+        test::Random random{seed};
+        world.choose_by(seed);
+        bool hindered = random.below(2);
+        if (hindered) {
+            world.receives = [&](int, size_t n) { return random.below(5) ? random.below(n + 1) : n; };
+            world.sends = [&](int, size_t n) { return random.below(5) ? random.below(n + 1) : n; };
+        }
+        constexpr int number = 3;
+        struct Line {
+            Stream ends[2];
+            Flow ways[2];
+            bool rude = false;  // reset, canceled or closed under somebody's feet
+        };
+        std::vector<Line> lines(number);
+        (void)world.run([&] {
+            std::vector<Thread> threads;
+            std::vector<size_t> of_line;
+            for (Line& line : lines) {
+                Result<std::pair<Stream, Stream>> both = pair();
+                line.ends[0] = std::move(both->first);
+                line.ends[1] = std::move(both->second);
+                for (int i = 0; i < 2; ++i) {
+                    uint64_t mine = random.next();
+                    line.ends[i].setlimit(0, random.between(1, 5000));
+                    of_line.insert(of_line.end(), 2, size_t(&line - lines.data()));
+                    threads.push_back(*addthread([&line, i, mine] {
+                        write_at_random(line.ends[i], line.ways[i], mine);
+                        (void)line.ends[i].shutdown(How::send);
+                    }));
+                    threads.push_back(*addthread([&line, i, mine] {
+                        read_at_random(line.ends[i], line.ways[1 - i], mine + 1);
+                    }));
+                }
+            }
+            for (size_t i = random.below(6); i; --i) {
+                (void)sleep_for(Duration::nanoseconds(int64_t(random.below(2000000))));
+                size_t which = random.below(threads.size());
+                Line& line = lines[of_line[which]];
+                line.rude = true;
+                switch (random.below(4)) {
+                case 0: (void)threads[which].cancel(); break;
+                case 1: (void)line.ends[random.below(2)].close(); break;
+                case 2: (void)line.ends[random.below(2)].reset(); break;
+                case 3: line.ends[random.below(2)] = Stream{}; break;
+                }
+                Inspection::check();
+            }
+            // Who is left alone by a canceled one would wait for ever.
+            (void)sleep_for(10_s);
+            for (Line& line : lines)
+                for (Stream& each : line.ends) (void)each.close();
+            for (Thread each : threads) (void)each.join();
+        });
+        for (Line& line : lines) {
+            for (Flow& way : line.ways) {
+                CHECK(way.text.starts_with(way.received));
+                CHECK(way.received.size() <= way.accepted);
+                if (line.rude) continue;
+                CHECK(way.ended);
+                CHECK_EQ(way.received.size(), way.accepted);
+            }
+        }
+        CHECK(World::quiet());
+        CHECK_EQ(status().descriptors, 0u);
+        CHECK_EQ(world.reports, 0);
+        world.receives = world.sends = nullptr;
+        if (test::failures) {
+            fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+            return;
+        }
+    }
+}
+
+TEST(in_whatever_order_things_happen_the_bytes_are_the_same) {
+    for (uint64_t seed = 1; seed <= 100; ++seed) {
+        World world;
+        world.choose_by(seed);
+        std::string text = test::pattern(3000, unsigned(seed));
+        int echoed = 0;
+        (void)world.run([&] {
+            Result<Listener> listener = bind("127.0.0.1", 0);
+            Result<Server> server = addserver(std::move(*listener), [](Stream& stream) {
+                stream.setlimit(0, 500);
+                while (Result<std::string_view> line = stream.receive("*l")) {
+                    std::string_view pieces[] = {line->substr(0, 100), line->substr(100), "\n"};
+                    (void)stream.send(pieces);
+                }
+            });
+            Address address = *server->address();
+            std::vector<Thread> clients;
+            for (int i = 0; i < 5; ++i) {
+                clients.push_back(*addthread([&, address] {
+                    Result<Stream> client = connect(address);
+                    client->setlimit(0, 700);
+                    for (int j = 0; j < 3; ++j) {
+                        (void)client->send(text);
+                        (void)client->send("\n");
+                        echoed += client->receive("*l").value == text;
+                    }
+                }));
+            }
+            for (Thread each : clients) (void)each.join();
+            (void)server->remove();
+        });
+        CHECK_EQ(echoed, 15);
+        CHECK_EQ(status().lost, 0u);
+    }
+}
 
 TEST(many_clients_that_behave_in_every_way_disturb_nobody) {
     World world{World::real_time};

@@ -128,7 +128,8 @@ TEST(an_end_or_an_error_is_ready_for_whoever_waits) {
     close(broken.out);
     Pair pair;
     close(pair.theirs);
-    int refused = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    int refused = socket(AF_INET, SOCK_STREAM, 0);
+    fcntl(refused, F_SETFL, O_NONBLOCK);
     sockaddr_in nobody{};
     nobody.sin_family = AF_INET;
     nobody.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -191,7 +192,7 @@ TEST(the_descriptor_stays_as_it_was) {
 }
 
 TEST(what_cannot_be_polled_is_refused_with_the_reason) {
-    int file = open("/proc/self/exe", O_RDONLY), folder = open("/", O_RDONLY | O_DIRECTORY);
+    int file = open("/etc/passwd", O_RDONLY), folder = open("/", O_RDONLY | O_DIRECTORY);
     CHECK(!step(0_s).error);  // the loop has its descriptors
     int closed = dup(2);
     close(closed);
@@ -296,20 +297,25 @@ TEST(thousands_of_descriptors_wake_the_right_threads) {
 
 TEST(an_event_of_the_last_waiter_does_not_wake_the_next) {
     test::VirtualTime clock;
-    Pipe pipe;
+    Pipe pipe, next;
     add([&] {
         Thread first = add([&] {
             CHECK_EQ(wait(pipe.out, Events::readable).error, Error::canceled);
         });
         CHECK_EQ(yield(), Error::none);
+        // Closed behind the loop's back, and alive: the poller goes on telling of it.
+        int alive = dup(pipe.out);
+        close(pipe.out);
         CHECK_EQ(first.cancel(), Error::none);
         CHECK_EQ(first.join(), Error::none);
-        // The same place in every table, the same number, another description.
-        Pipe other;
-        put(pipe.in);
-        dup2(other.out, pipe.out);
+        // The same number, the same place in every table, another description.
+        dup2(next.out, pipe.out);
+        clock.meanwhile = [&](int64_t) { put(pipe.in); };
         CHECK_EQ(wait(pipe.out, Events::readable, 1_s).error, Error::timeout);
         CHECK_EQ(Inspection::watches(), 1u);
+        clock.meanwhile = [&](int64_t) { put(next.in); };
+        CHECK(*wait(pipe.out, Events::readable, 1_s) == Events::readable);
+        take(alive);
     });
     CHECK_EQ(loop(), Error::none);
 }
