@@ -70,7 +70,8 @@ std::string_view without_cr(char* line, size_t from, size_t size) {
 // gave less than was asked for and the peer has not hung up. (A terminal gives a line at a time.)
 ssize_t Socket::receive_into(char* out, size_t size) {
     size_t asked = size;
-    if (system().choose && size > 1) asked = 1 + system().choose(system(), Choice::bytes, uint32_t(size));
+    if (system().choose && size > 1)
+        asked -= system().choose(system(), Choice::bytes, uint32_t(size));
     ssize_t got = system().receive(system(), fd_, out, asked);
     if (got == -EAGAIN || got == -EWOULDBLOCK) loop_->exhausted(*watch_, PollEvent::readable);
     if (got <= 0) return got;

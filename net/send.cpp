@@ -94,9 +94,11 @@ ssize_t Socket::write(const std::string_view* pieces, size_t count, size_t skip)
     }
     if (offered == 0) return 0;
     if (system().choose && offered > 1) {
-        offered = 1 + system().choose(system(), Choice::bytes, uint32_t(parts[0].iov_len));
-        parts[0].iov_len = offered;
-        used = 1;
+        size_t first = parts[0].iov_len;
+        if (size_t kept = system().choose(system(), Choice::bytes, uint32_t(first))) {
+            offered = parts[0].iov_len = first - kept;
+            used = 1;
+        }
     }
     ssize_t wrote = system().send(system(), fd_, parts, used);
     if (wrote < 0 && wrote != -EAGAIN && wrote != -EWOULDBLOCK) {

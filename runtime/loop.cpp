@@ -13,13 +13,6 @@ namespace copse {
 thread_local constinit Loop* Loop::current_ = nullptr;
 
 namespace {
-// Loops of one process get different first generations, so that a handle that strays from one to
-// another is almost surely stale there.
-int loops_made = 0;
-uint32_t first_generation() {
-    return uint32_t(__atomic_add_fetch(&loops_made, 1, __ATOMIC_RELAXED)) * 2654435761u | 1u;
-}
-
 // Turns that threads get to come to their end in when the loop is taken down.
 constexpr int farewell_turns = 10000;
 
@@ -54,12 +47,15 @@ Error Loop::open() {
     errno_ = &errno;
     exceptions_ = &no_exceptions_;
     if (&__cxa_get_globals) exceptions_ = __cxa_get_globals();
-    uint32_t generation = first_generation();
+    system_->random(*system_, &random_state_, sizeof random_state_);
+    // By chance, so that a handle that strays from loop to loop is almost surely stale there.
+    uint32_t generation = uint32_t(random()) | 1u;
     blocks_.open(*system_, generation);
     watches_.open(*system_, generation);
     deadlines_.open(*system_);
+    woken_.open(*system_);
+    queue_.open(*system_);
     stacks_.open(*system_);
-    system_->random(*system_, &random_state_, sizeof random_state_);
     forks_ = system_->fork_count(*system_);
     born_ = *forks_;
     home_.state = State::running;
@@ -81,6 +77,8 @@ void Loop::close() {
     Overflow::drop_here(*system_);
     if (poller_) system_->poller_close(*system_, poller_);
     deadlines_.close();
+    woken_.close();
+    queue_.close();
     stacks_.close();
     watches_.close();
     blocks_.close();
@@ -202,13 +200,12 @@ Error Loop::wait_for_stop() {
 bool Loop::turn(int64_t timeout) {
     uint64_t before = switches_;
     look(timeout);
-    ++turns_;
-    batch_.take(later_);
+    begin_turn();
     for (;;) {
         run_ready();
         if (forked()) break;  // the thread that forked has ended: the rest is the parent's
         drain();
-        if (batch_.empty() && woken_.empty()) break;
+        if (!turn_left_ && woken_.empty()) break;
         look(0);
     }
     return switches_ != before;
@@ -233,7 +230,7 @@ void Loop::look(int64_t timeout) {
         }
     }
     if (!deadlines_.empty()) fire_deadlines();
-    made_ready_ = &later_;
+    made_ready_ = &queue_;
 }
 
 // How long the poller may sleep, in nanoseconds; negative: for ever.
@@ -258,7 +255,8 @@ int Loop::wait_in_poller(int64_t length) {
         if (took > turn_max_) turn_max_ = took;
     }
     int count = 0;
-    bool spins = length != 0 && spin_ > 0 && watched_ && typical_wait_ <= spin_ && !system_->choose;
+    bool spins = length != 0 && spin_ > 0 && watched_ && typical_wait_ <= spin_ &&
+                 !system_->choose_thread;
     if (spins) {
         int64_t most = length < 0 || length > spin_ ? spin_ : length;
         for (int i = 0; i < most_spins && (count = poll(0)) == 0; ++i)

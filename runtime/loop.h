@@ -4,10 +4,10 @@
 //           sent  ->  again, until nothing is left to do.
 //
 // A thread that has to wait switches straight to the next thread of the turn; the loop's own stack
-// ("home") runs only between turns. Two lists hold the ready threads: `woken_`, made ready by the
-// poller or a deadline, which go first; and `batch_`, the rest of this turn. What threads make
-// ready meanwhile gathers in `later_`, for the next turn: so a turn ends, and a thread that yields
-// for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
+// ("home") runs only between turns. Two rings hold the ready threads: `woken_`, made ready by the
+// poller or a deadline, which go first; and `queue_`, whose first `turn_left_` belong to this turn.
+// What threads make ready meanwhile gathers behind them, for the next turn: so a turn ends, and a
+// thread that yields for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
 // kernel, until `budget_` dispatches have been made: a ready descriptor waits for at most that many.
 //
 // Invariants:
@@ -18,12 +18,12 @@
 #pragma once
 
 #include "runtime/deadlines.h"
+#include "runtime/ready_ring.h"
 #include "runtime/sanitizer.h"
 #include "runtime/slot_table.h"
 #include "runtime/stacks.h"
-#include "runtime/watch.h"
-
 #include "runtime/text.h"
+#include "runtime/watch.h"
 
 #include <copse/loop.h>
 
@@ -171,13 +171,19 @@ class Loop {
     void change_special(ThreadBlock& from, ThreadBlock& to);
     [[noreturn]] void die_of_overflow(ThreadBlock&);
     ThreadBlock* pick();
-    ThreadBlock* take_from(ReadyList&);
+    ThreadBlock* take_from(ReadyRing&, uint32_t count);
     void retire(ThreadBlock&);
+    bool make_room(uint32_t threads);
     bool trim_stacks();
     ThreadBlock* take_block(uint32_t size_class);
 
     // Turns --------------------------------------------------------------------------------------
     bool turn(int64_t timeout);
+    // What has gathered for the next turn is this one's now.
+    void begin_turn() {
+        turn_left_ = queue_.count();
+        ++turns_;
+    }
     void look(int64_t timeout);
     int64_t sleep_length(int64_t timeout);
     int poll(int64_t timeout);
@@ -185,18 +191,18 @@ class Loop {
     void handle(const PollEvent&);
     void fire_deadlines();
     void drain();
-    bool nothing_ready() const { return woken_.empty() && batch_.empty() && later_.empty(); }
+    bool nothing_ready() const { return woken_.empty() && queue_.empty(); }
     Error rejoin_poller();
 
     static thread_local constinit Loop* current_;
 
     // What a dispatch touches.
     ThreadBlock* running_ = &home_;
-    ReadyList woken_;
-    ReadyList batch_;
-    ReadyList later_;
-    ReadyList* made_ready_ = &later_;  // where make_ready() puts threads: woken_ during a look
+    ReadyRing woken_;
+    ReadyRing queue_;
+    uint32_t turn_left_ = 0;           // the front of queue_ that belongs to this turn
     uint32_t budget_ = 0;
+    ReadyRing* made_ready_ = &queue_;  // where make_ready() puts threads: woken_ during a look
     bool looping_ = false;             // in run(): a turn may flow into the next
     Drainable* drainables_ = nullptr;
     Drainable** last_drainable_ = &drainables_;

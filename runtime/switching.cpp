@@ -18,25 +18,34 @@ constexpr size_t colour_step = 64;
 // Which thread next: one that the world has woken; else the next of this turn, while the budget
 // lasts; a turn that left nothing to drain flows into the next one. Or home.
 inline ThreadBlock* Loop::pick() {
-    if (ThreadBlock* thread = take_from(woken_)) return thread;
+    if (!woken_.empty()) return take_from(woken_, woken_.count());
     if (budget_) {
-        if (batch_.empty() && looping_ && !drainables_ && !later_.empty()) {
-            batch_.take(later_);
-            ++turns_;
-        }
-        if (ThreadBlock* thread = take_from(batch_)) {
+        if (!turn_left_ && looping_ && !drainables_ && !queue_.empty()) begin_turn();
+        if (turn_left_) {
             --budget_;
-            return thread;
+            return take_from(queue_, turn_left_--);
         }
     }
     return &home_;
 }
 
-inline ThreadBlock* Loop::take_from(ReadyList& list) {
-    if (!system_->choose) [[likely]] return list.pop();
-    uint32_t count = list.count();
-    if (count < 2) return list.pop();
-    return list.pop_nth(system_->choose(*system_, Choice::thread, count));
+namespace {
+// The front of a ring, as a table is shown it.
+struct Front : Candidates {
+    const ReadyRing& ring;
+    Front(const ReadyRing& of, uint32_t n) : Candidates{n, identity_of}, ring{of} {}
+    static uint64_t identity_of(const Candidates& from, uint32_t index) {
+        return detail::Access::handle(*static_cast<const Front&>(from).ring.at(index)).id();
+    }
+};
+}  // namespace
+
+// One of the first `count` in the ring: the very first, unless a table chooses otherwise.
+inline ThreadBlock* Loop::take_from(ReadyRing& ring, uint32_t count) {
+    if (system_->choose_thread) [[unlikely]]
+        ring.bring_forward(system_->choose_thread(*system_, Front{ring, count}));
+    if (count > ReadyRing::far_ahead) ring.warm_what_comes();
+    return ring.pop();
 }
 
 // The one way out of a thread; the caller has put it where it will be found again, or it ends.
@@ -128,6 +137,11 @@ void Loop::retire(ThreadBlock& block) {
     ++warm_count_;
 }
 
+// Whatever a thread may come to be in has room for so many: neither arming nor waking can fail.
+bool Loop::make_room(uint32_t threads) {
+    return deadlines_.reserve(threads) && woken_.reserve(threads) && queue_.reserve(threads);
+}
+
 // A block with a stack of that class: the last one used, or one whose pages were given back, or a
 // new one; null: no memory.
 ThreadBlock* Loop::take_block(uint32_t size_class) {
@@ -140,7 +154,7 @@ ThreadBlock* Loop::take_block(uint32_t size_class) {
         cold_[size_class] = block->next;
         return block;
     }
-    if (!deadlines_.reserve(blocks_.size() + 1)) return nullptr;
+    if (!make_room(blocks_.size() + 1)) return nullptr;
     ThreadBlock* block = bare_;
     if (block) bare_ = block->next;
     else block = blocks_.carve();
@@ -195,7 +209,7 @@ void Loop::launch(ThreadBlock& block) {
     block.sp = copse_prepare(block.room, begin_thread, &block);
     block.state = State::ready;
     ++live_;
-    later_.append(block);
+    queue_.append(block);
 }
 
 void Loop::abandon(ThreadBlock& block) {

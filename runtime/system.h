@@ -39,11 +39,16 @@ enum class Guard : uint8_t {
     canary,    // painted words, checked when the thread is switched out
 };
 
-// Where the order of things is open, a table may choose; production takes the first, always.
+// Where more than one way is right, a table may choose; production takes the usual one, always.
 enum class Choice : uint8_t {
-    thread,  // which of n ready threads runs next
     event,   // which of n poll events is handled next
-    bytes,   // how many of n bytes a call may move: the answer + 1
+    bytes,   // how many of n bytes a call leaves for the next one
+};
+
+// The ready threads of which one is to run next.
+struct Candidates {
+    uint32_t count;
+    uint64_t (*identity)(const Candidates&, uint32_t index);  // Thread::id()
 };
 
 struct Poller;  // the backend's own state
@@ -55,8 +60,10 @@ struct System {
     // Time and chance ---------------------------------------------------------------------------
     int64_t (*now)(const System&);                       // monotonic nanoseconds, never negative
     void (*random)(const System&, void* out, size_t size);
-    // One of n, or null where there is nothing to choose: the caller then takes the first.
+    // One of n, 0 being the usual; null where nothing is ever chosen.
     uint32_t (*choose)(const System&, Choice, uint32_t n);
+    // An index below the count, 0 being whose turn it is. Asked at each dispatch; null: the first.
+    uint32_t (*choose_thread)(const System&, const Candidates&);
 
     // Memory ------------------------------------------------------------------------------------
     void* (*allocate)(const System&, size_t size);       // aligned for anything; null: none left

@@ -135,6 +135,7 @@ constexpr System table(const Backend& poller) {
         .now = now,
         .random = random,
         .choose = nullptr,
+        .choose_thread = nullptr,
         .allocate = allocate,
         .release = release,
         .map = map,

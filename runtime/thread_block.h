@@ -15,9 +15,9 @@ namespace copse {
 
 enum class State : uint8_t {
     free,     // no thread: on a list of blocks to be used again, or not yet launched
-    ready,    // on one ready list; sp is valid
+    ready,    // in one ready ring; sp is valid
     running,  // on the processor; sp is stale
-    parked,   // on no list; its waiters, its deadline or somebody's handle will make it ready
+    parked,   // in no ring; its waiters, its deadline or somebody's handle will make it ready
 };
 
 // The usable part of a stack; its guard lies right below.
@@ -52,7 +52,7 @@ struct LocalValue;
 struct alignas(64) ThreadBlock {
     // What a switch touches: one cache line ------------------------------------------------------
     void* sp = nullptr;
-    ThreadBlock* next = nullptr;  // on a ready list or a free list
+    ThreadBlock* next = nullptr;  // on a list of blocks to be used again
     Waiter* waiters = nullptr;    // of the wait it is parked in; the others are its siblings
     State state = State::free;
 
@@ -97,47 +97,6 @@ struct alignas(64) ThreadBlock {
     char name[32] = {};
 
     bool exists() const { return state != State::free; }
-};
-
-// First in, first out, linked through ThreadBlock::next.
-class ReadyList {
-  public:
-    bool empty() const { return !first_; }
-    void append(ThreadBlock& thread) {
-        thread.next = nullptr;
-        *last_ = &thread;
-        last_ = &thread.next;
-    }
-    ThreadBlock* pop() {
-        ThreadBlock* thread = first_;
-        if (thread && !(first_ = thread->next)) last_ = &first_;
-        return thread;
-    }
-    // Everything from the other list, behind what is here.
-    void take(ReadyList& other) {
-        if (other.empty()) return;
-        *last_ = other.first_;
-        last_ = other.last_;
-        other.first_ = nullptr;
-        other.last_ = &other.first_;
-    }
-    // The n-th of the list, taken out; for tables that choose.
-    ThreadBlock* pop_nth(uint32_t n) {
-        ThreadBlock** at = &first_;
-        while (n-- && *at && (*at)->next) at = &(*at)->next;
-        ThreadBlock* thread = *at;
-        if (thread && !(*at = thread->next)) last_ = at;
-        return thread;
-    }
-    uint32_t count() const {
-        uint32_t n = 0;
-        for (ThreadBlock* each = first_; each; each = each->next) ++n;
-        return n;
-    }
-
-  private:
-    ThreadBlock* first_ = nullptr;
-    ThreadBlock** last_ = &first_;
 };
 
 namespace detail {

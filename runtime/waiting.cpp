@@ -74,7 +74,7 @@ void Loop::fire_all(WaitList& list) {
 void Loop::yield() {
     ThreadBlock& self = *running_;
     self.state = State::ready;
-    later_.append(self);
+    queue_.append(self);
     leave(self);
 }
 

@@ -188,12 +188,9 @@ class FaultySystem : public copse::System {
     // Where the order of things is open, it is chosen by chance.
     void choose_by(uint64_t seed) {
         chance = seed * 0x9e3779b97f4a7c15u + 1;
-        choose = [](const System& s, copse::Choice, uint32_t n) {
-            uint64_t& state = of(s).chance;
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            return uint32_t((state >> 16) % n);
+        choose = [](const System& s, copse::Choice, uint32_t n) { return of(s).one_of(n); };
+        choose_thread = [](const System& s, const copse::Candidates& ready) {
+            return of(s).one_of(ready.count);
         };
     }
     // What the poller will say besides, and by what name it knows a descriptor.
@@ -234,6 +231,12 @@ class FaultySystem : public copse::System {
         return const_cast<FaultySystem&>(static_cast<const FaultySystem&>(s));
     }
 
+    uint32_t one_of(uint32_t n) {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        return uint32_t((chance >> 16) % n);
+    }
     int fails(Call call, int fd) {
         ++count[int(call)];
         int error = fault ? fault(call, fd) : 0;

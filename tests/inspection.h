@@ -99,7 +99,7 @@ struct Inspection {
             ++live;
         }
         CHECK_EQ(live, loop.live_);
-        CHECK_EQ(ready, loop.woken_.count() + loop.batch_.count() + loop.later_.count());
+        CHECK_EQ(ready, loop.woken_.count() + loop.queue_.count());
         size_t unused = length(loop.bare_);
         for (ThreadBlock* first : loop.warm_) unused += length(first);
         CHECK_EQ(unused - length(loop.bare_), loop.warm_count_);
@@ -110,6 +110,9 @@ struct Inspection {
         CHECK(loop.timed_ >= timed && loop.timed_ <= timed + ready);
         check(loop.deadlines_);
         CHECK_EQ(queued, loop.deadlines_.size_);
+        CHECK(loop.turn_left_ <= loop.queue_.count());
+        for (const ReadyRing* ring : {&loop.woken_, &loop.queue_})
+            for (uint32_t i = 0; i < ring->count(); ++i) CHECK(ring->at(i)->state == State::ready);
 
         size_t open = 0;
         for (uint32_t i = 0; i < loop.watches_.size(); ++i) {

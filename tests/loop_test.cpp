@@ -409,12 +409,22 @@ struct Choosing : test::VirtualTime {
     mutable size_t choices = 0;
     explicit Choosing(uint64_t seed) : state{seed} {
         choose = [](const System& system, Choice, uint32_t n) {
-            auto& self = static_cast<const Choosing&>(system);
             CHECK(n > 1);
-            ++self.choices;
-            self.state = self.state * 6364136223846793005u + 1442695040888963407u;
-            return uint32_t((self.state >> 33) % n);
+            return of(system).one_of(n);
         };
+        choose_thread = [](const System& system, const Candidates& ready) {
+            std::set<uint64_t> different;
+            for (uint32_t i = 0; i < ready.count; ++i)
+                different.insert(ready.identity(ready, i));
+            CHECK_EQ(different.size(), ready.count);
+            return of(system).one_of(ready.count);
+        };
+    }
+    static const Choosing& of(const System& s) { return static_cast<const Choosing&>(s); }
+    uint32_t one_of(uint32_t n) const {
+        ++choices;
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        return uint32_t((state >> 33) % n);
     }
 };
 
