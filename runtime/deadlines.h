@@ -39,6 +39,7 @@ class Deadlines {
     ThreadBlock* pop_due(int64_t now);
 
   private:
+    friend struct Invariants;
     friend struct Inspection;  // of the tests
 
     struct Entry {

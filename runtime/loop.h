@@ -153,6 +153,8 @@ class Loop {
 
   private:
     friend struct Overflow;
+    friend struct Invariants;
+    friend class Strand;
     friend struct Inspection;  // of the tests
 
     Error admit_slowly();

@@ -12,6 +12,8 @@
 //  - The first argument is the table itself, so that a derived table finds its own state.
 #pragma once
 
+#include <copse/config.h>
+
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -111,6 +113,8 @@ struct System {
     // One vectored write; never raises SIGPIPE.
     ssize_t (*send)(const System&, int fd, const iovec* pieces, int count);
     int (*unlink)(const System&, const char* path);
+    // The address that a host's name stands for, told at once; -ENOENT. Null where nobody knows.
+    int (*look_up)(const System&, const char* name, void* address, socklen_t* size);
     // How many descriptors this process may have; 0 if that cannot be told.
     size_t (*descriptor_limit)(const System&);
 
@@ -130,10 +134,11 @@ struct System {
 };
 
 // The table of this machine.
-extern const System production_system;
+COPSE_API extern const System production_system;
 
 // The table that the next loop of this OS thread will be bound to; null: production_system.
-void use_system(const System*);
+COPSE_API void use_system(const System*);
+COPSE_API const System* chosen_system();  // null: none was
 const System& system_to_use();
 
 // Writes "copse: file:line: what" to standard error and aborts. See check.h.

@@ -28,13 +28,15 @@ namespace copse {
 
 namespace {
 
-thread_local constinit const System* chosen_system = nullptr;
+thread_local constinit const System* chosen = nullptr;
 
 }  // namespace
 
-void use_system(const System* system) { chosen_system = system; }
+void use_system(const System* system) { chosen = system; }
 
-const System& system_to_use() { return chosen_system ? *chosen_system : production_system; }
+const System* chosen_system() { return chosen; }
+
+const System& system_to_use() { return chosen ? *chosen : production_system; }
 
 namespace posix {
 

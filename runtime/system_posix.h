@@ -166,6 +166,7 @@ constexpr System table(const Backend& poller) {
         .receive = receive,
         .send = send,
         .unlink = unlink,
+        .look_up = nullptr,
         .descriptor_limit = descriptor_limit,
         .write_all = write_all,
         .fork_count = fork_count,

@@ -1,10 +1,14 @@
 // Inspection: whether what the loop keeps agrees with itself. Looks at what no user can see.
 #pragma once
 
-#include "runtime/loop.h"
+#include "runtime/invariants.h"
 #include "test.h"
 
-#include <set>
+// A question that is answered by what is wrong, or null.
+#define CHECK_HOLDS(question)                                                                      \
+    do {                                                                                           \
+        if (const char* broken = (question)) test::fail(__FILE__, __LINE__, broken);               \
+    } while (0)
 
 namespace copse {
 
@@ -47,15 +51,7 @@ struct Inspection {
     static bool permit(Thread thread) { return block(thread).permit; }
     static int64_t typical_wait() { return Loop::current()->typical_wait_; }
 
-    static void check(const Deadlines& deadlines) {
-        CHECK(deadlines.size_ <= deadlines.capacity_);
-        for (uint32_t i = 0; i < deadlines.size_; ++i) {
-            const auto& entry = deadlines.entries_[i];
-            CHECK_EQ(entry.thread->queued_at, i);
-            CHECK(entry.key <= entry.thread->deadline);
-            if (i) CHECK(deadlines.entries_[(i - 1) / Deadlines::arity].key <= entry.key);
-        }
-    }
+    static void check(const Deadlines& deadlines) { CHECK_HOLDS(Invariants::deadlines(deadlines)); }
 
   private:
     static ThreadBlock& block(Thread thread) {
@@ -70,59 +66,7 @@ struct Inspection {
         return count;
     }
 
-    static void check(Loop& loop) {
-        size_t live = 0, ready = 0, free = 0, waiting = 0, timed = 0, queued = 0;
-        for (uint32_t i = 0; i < loop.blocks_.size(); ++i) {
-            ThreadBlock& thread = *loop.blocks_.at(i);
-            CHECK_EQ(thread.slot, i);
-            CHECK(thread.generation != 0);
-            if (thread.queued_at != ThreadBlock::unqueued) ++queued;
-            bool parked = thread.state == State::parked;
-            if (!parked) CHECK(!thread.waiters);
-            for (Waiter* each = thread.waiters; each; each = each->sibling)
-                CHECK(each->thread == &thread);
-            switch (thread.state) {
-            case State::free:
-                ++free;
-                CHECK(thread.joiners.empty());
-                CHECK_EQ(thread.deadline, INT64_MAX);
-                CHECK(!thread.locals);
-                continue;
-            case State::ready: ++ready; break;
-            case State::running: CHECK(&thread == loop.running_); break;
-            case State::parked:
-                waiting += thread.on_descriptor;
-                timed += thread.deadline != INT64_MAX;
-                CHECK(!thread.canceled);
-                break;
-            }
-            ++live;
-        }
-        CHECK_EQ(live, loop.live_);
-        CHECK_EQ(ready, loop.woken_.count() + loop.queue_.count());
-        size_t unused = length(loop.bare_);
-        for (ThreadBlock* first : loop.warm_) unused += length(first);
-        CHECK_EQ(unused - length(loop.bare_), loop.warm_count_);
-        for (ThreadBlock* first : loop.cold_) unused += length(first);
-        CHECK_EQ(unused, free);
-        // Counted until they run again, so those made ready are still in.
-        CHECK(loop.waiting_ >= waiting && loop.waiting_ <= waiting + ready);
-        CHECK(loop.timed_ >= timed && loop.timed_ <= timed + ready);
-        check(loop.deadlines_);
-        CHECK_EQ(queued, loop.deadlines_.size_);
-        CHECK(loop.turn_left_ <= loop.queue_.count());
-        for (const ReadyRing* ring : {&loop.woken_, &loop.queue_})
-            for (uint32_t i = 0; i < ring->count(); ++i) CHECK(ring->at(i)->state == State::ready);
-
-        size_t open = 0;
-        for (uint32_t i = 0; i < loop.watches_.size(); ++i) {
-            Watch& watch = *loop.watches_.at(i);
-            if (watch.open()) ++open;
-            else CHECK(watch.readers.empty() && watch.writers.empty());
-        }
-        CHECK_EQ(open, loop.watched_);
-        for (Watch* each = loop.free_watches_; each; each = each->next_free) CHECK(!each->open());
-    }
+    static void check(Loop& loop) { CHECK_HOLDS(Invariants{loop}.first_broken()); }
 };
 
 }  // namespace copse

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <map>
 #include <pthread.h>
+#include <set>
 #include <string>
 #include <unistd.h>
 #include <vector>

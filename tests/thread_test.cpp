@@ -7,6 +7,7 @@
 #include <copse/copse.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
