@@ -80,7 +80,9 @@ Result<Stream> connect(const Address& to, Duration timeout) {
 }
 
 Result<Stream> connect(std::string_view host, uint16_t port, Duration timeout) {
-    Result<Address> address = Address::parse(host, port);
+    Result<Net*> net = Net::obtain();
+    if (!net) return {{}, net.error};
+    Result<Address> address = net.value->find(host, port);
     if (!address) return {{}, address.error};
     return connect(*address, timeout);
 }

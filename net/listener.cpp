@@ -175,7 +175,9 @@ Result<Listener> bind(const Address& address, ListenOptions options) {
 }
 
 Result<Listener> bind(std::string_view host, uint16_t port, ListenOptions options) {
-    Result<Address> address = Address::parse(host, port);
+    Result<Net*> net = Net::obtain();
+    if (!net) return {{}, net.error};
+    Result<Address> address = net.value->find(host, port);
     if (!address) return {{}, address.error};
     return bind(*address, options);
 }

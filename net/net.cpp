@@ -2,6 +2,9 @@
 
 #include "net/socket.h"
 
+#include <netinet/in.h>
+#include <string.h>
+
 namespace copse {
 
 Result<Net*> Net::obtain() {
@@ -14,6 +17,22 @@ Result<Net*> Net::obtain() {
     net->end = end_with_loop;
     loop.value->part = net;
     return {net, {}};
+}
+
+Result<Address> Net::find(std::string_view host, uint16_t port) {
+    Result<Address> literal = Address::parse(host, port);
+    const System& system = loop_->system();
+    char name[256];
+    if (literal || !system.look_up || host.size() >= sizeof name) return literal;
+    memcpy(name, host.data(), host.size());
+    name[host.size()] = 0;
+    Address found;
+    socklen_t size = Address::capacity;
+    if (system.look_up(system, name, found.raw(), &size)) return literal;
+    found.setsize(size);
+    // Both families have it in one place.
+    reinterpret_cast<sockaddr_in*>(found.raw())->sin_port = htons(port);
+    return {found, {}};
 }
 
 void* Net::take_room() {

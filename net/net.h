@@ -4,6 +4,8 @@
 #include "net/buffer.h"
 #include "runtime/loop.h"
 
+#include <copse/address.h>
+
 namespace copse {
 
 class Socket;
@@ -21,6 +23,9 @@ class Net : public LoopPart {
 
     Loop& loop() { return *loop_; }
     BufferPool& pool() { return pool_; }
+
+    // What a host's name or literal address stands for, with a port; not_found.
+    Result<Address> find(std::string_view host, uint16_t port);
 
     void* take_room();           // for a Socket; null: no memory
     void give_room(void* room);
