@@ -3,7 +3,7 @@
 include(CMakePackageConfigHelpers)
 set(copse_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/copse)
 
-install(TARGETS copse EXPORT copse-targets
+install(TARGETS copse copse_sim EXPORT copse-targets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

@@ -74,6 +74,7 @@ if(APPLE)
     # Only programs with C++ exceptions have it. ELF's linkers take a weak reference's word for that.
     target_link_options(copse PUBLIC LINKER:-U,___cxa_get_globals)
 endif()
+include(CopseSim)
 if(COPSE_INSTALL)
     include(CopseInstall)
 endif()
