@@ -102,6 +102,14 @@ void print_command() {
     }
 }
 
+void describe_death(int status, Outcome& outcome) {
+    char* out = outcome.failure;
+    size_t room = sizeof outcome.failure;
+    if (!WIFSIGNALED(status)) snprintf(out, room, "the program ended by itself");
+    else if (WTERMSIG(status) == SIGALRM) snprintf(out, room, "the program hangs between two steps");
+    else snprintf(out, room, "the program died: %s", strsignal(WTERMSIG(status)));
+}
+
 // Failures are the same if they say the same but for numbers.
 bool alike(const char* a, const char* b) {
     for (;; ++a, ++b) {
@@ -141,8 +149,7 @@ Outcome attempt(Attempt& room, uint64_t seed, const Options& options, const Body
     if (!WIFEXITED(status) || WEXITSTATUS(status)) {
         outcome.ok = false;
         outcome.seed = seed;
-        snprintf(outcome.failure, sizeof outcome.failure, "the program died of signal %s",
-                 WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "exit");
+        describe_death(status, outcome);
     }
     return outcome;
 }
@@ -201,6 +208,7 @@ void work(unsigned worker, const CampaignOptions& options, const Body& body) {
             return;
         uint64_t seed = options.first + index;
         board->at_work[worker] = seed;
+        alarm(unsigned((options.patience.count() + 999'999'999) / 1'000'000'000));
         Outcome outcome = run_once(seed, options.run, body, nullptr, nullptr);
         if (outcome.ok && options.doubles && seed % options.doubles == 0) {
             Outcome again = run_once(seed, options.run, body, nullptr, nullptr);
@@ -273,9 +281,7 @@ void work_in_parallel(const char* name, const CampaignOptions& options, const Bo
             if (__atomic_exchange_n(&board->failed, 1u, __ATOMIC_ACQ_REL)) continue;
             board->failure = {};
             board->failure.seed = board->at_work[i];
-            snprintf(board->failure.failure, sizeof board->failure.failure,
-                     "the program died of signal %s",
-                     WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "exit");
+            describe_death(status, board->failure);
         }
     }
     print_progress(name, options, since, true);

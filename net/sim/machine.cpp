@@ -50,6 +50,7 @@ Machine::~Machine() {
 void Machine::start(const Program& program) {
     programs.push(program);
     world.program_began(program.awaited);
+    serves |= !program.awaited;
     if (clock < world.time()) clock = world.time();
     wake_at = clock;
     if (started) {

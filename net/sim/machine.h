@@ -73,6 +73,7 @@ struct Machine : System {
     Strand strand;
     Stack stack;
     bool started = false;
+    bool serves = false;     // has a program that nobody waits for
     bool abandoned = false;  // never to be entered again: its program would not stop
     Array<Program> programs;  // to be begun
     uint64_t steps = 0;

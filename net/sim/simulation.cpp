@@ -164,6 +164,14 @@ void Simulation::abandon(Machine& machine) {
 
 // Running -----------------------------------------------------------------------------------------
 
+// Everybody who is waited for has returned, and the threads they have left behind have ended.
+bool Simulation::over() const {
+    if (awaited_ || !ever_awaited_) return false;
+    for (const Machine* each : machines_)
+        if (each->started && !each->serves && !each->abandoned) return false;
+    return true;
+}
+
 // What is due first; false: nothing ever will be.
 bool Simulation::advance() {
     Machine* next = nullptr;
@@ -262,7 +270,7 @@ Outcome Simulation::run(void (*body)(void*, World&), void* context) {
     body(context, world);
     while (!failed && !over() && advance()) {}
     if (!failed && ever_awaited_ && !over())
-        fail_with("nothing can happen any more, and %u programs have not ended", awaited_);
+        fail_with("nothing can happen any more, and not everybody has ended");
     if (!failed) judge(true);
     Outcome outcome;
     outcome.elapsed = Duration::nanoseconds(time_ - epoch);

@@ -145,7 +145,7 @@ class Simulation {
     uint32_t prioritized_again(const Machine&, const Candidates&);
 
   private:
-    bool over() const { return awaited_ == 0 && ever_awaited_; }
+    bool over() const;
     bool advance();
     void enter(Machine&);
     void happen(const Event&);

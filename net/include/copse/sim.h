@@ -87,7 +87,8 @@ enum class Schedule : uint8_t {
 // A machine of the world. A handle: copyable, valid as long as its world.
 class Host {
   public:
-    // Adds fn as a thread of the host's loop; the world goes on until fn has returned.
+    // Adds fn as a thread of the host's loop; the world goes on until fn has returned and, if the
+    // host has no other programs than such, its loop has nothing left to do.
     template <class F> void run(F&& fn) {
         start(detail::task(std::forward<F>(fn)), detail::launch<std::decay_t<F>>, true);
     }
@@ -248,22 +249,26 @@ struct Outcome {
 };
 
 namespace detail {
+// A body as plain C would pass it: the function, and what it is called with.
+template <class F> struct Bound {
+    F& body;
+    static void call(void* bound, World& world) { static_cast<Bound*>(bound)->body(world); }
+};
+template <class F> Bound(F&) -> Bound<F>;
 COPSE_API Outcome run(uint64_t seed, const Options&, void (*body)(void*, World&), void* context);
 }
 
 // Makes a world from the seed, has `body` people it, and runs it to its end: until every thread
-// given to Host::run() has returned and every loop has come to rest. It has failed if fail() was
-// called, a promise broken, a limit passed, nothing could ever happen any more, or a host left
-// descriptors or memory behind.
+// given to Host::run() has returned and the loops of hosts that serve nobody have come to rest. Then
+// the rest is canceled. It has failed if fail() was called, a promise broken, a limit passed,
+// nothing could ever happen any more, or a host left descriptors or memory behind.
 template <class F> Outcome run(uint64_t seed, F&& body, const Options& options = {}) {
-    using Body = std::remove_reference_t<F>;
-    return detail::run(
-        seed, options, [](void* fn, World& world) { (*static_cast<Body*>(fn))(world); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    detail::Bound bound{body};
+    return detail::run(seed, options, bound.call, &bound);
 }
 
 struct CampaignOptions {
-    Options run;
+    Options run{};
     uint64_t seeds = 1000;
     uint64_t first = 1;
     uint64_t steps = UINT64_MAX;       // no more seeds are begun after so many
@@ -271,6 +276,7 @@ struct CampaignOptions {
     unsigned doubles = 10;             // every so many-th seed is run twice and must go alike; 0: none
     bool shrink = true;                // a failure is made small and written to <name>.replay
     const char* folder = ".";          // where to
+    Duration patience = Duration::nanoseconds(60'000'000'000);  // of real time: a run that takes longer hangs
 };
 
 namespace detail {
@@ -283,10 +289,8 @@ COPSE_API int campaign(const char* name, CampaignOptions, void (*body)(void*, Wo
 // happens, COPSE_SEEDS=n and COPSE_STEPS=n so many, COPSE_STOP_AT=n stops in the debugger before
 // that step, COPSE_REPLAY=file replays what a shrinker left.
 template <class F> int campaign(const char* name, const CampaignOptions& options, F&& body) {
-    using Body = std::remove_reference_t<F>;
-    return detail::campaign(
-        name, options, [](void* fn, World& world) { (*static_cast<Body*>(fn))(world); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    detail::Bound bound{body};
+    return detail::campaign(name, options, bound.call, &bound);
 }
 
 // Runs every schedule of a small program that goes off the usual order in at most `preemptions`
@@ -303,11 +307,8 @@ COPSE_API Exhausted exhaust(unsigned preemptions, uint64_t most, const Options&,
 template <class F>
 Exhausted exhaust(unsigned preemptions, F&& body, uint64_t most = 10'000'000,
                   const Options& options = {}) {
-    using Body = std::remove_reference_t<F>;
-    return detail::exhaust(
-        preemptions, most, options,
-        [](void* fn, World& world) { (*static_cast<Body*>(fn))(world); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    detail::Bound bound{body};
+    return detail::exhaust(preemptions, most, options, bound.call, &bound);
 }
 
 }  // namespace copse::sim
