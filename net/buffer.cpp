@@ -78,6 +78,7 @@ bool Buffer::move_to(BufferPool& pool, size_t front, size_t room, std::string_vi
 }
 
 bool Buffer::append(BufferPool& pool, std::string_view bytes) {
+    if (bytes.empty()) return true;
     if (!make_room(pool, bytes.size())) return false;
     memcpy(room(), bytes.data(), bytes.size());
     grew(bytes.size());

@@ -1,9 +1,11 @@
 // What a simulated world promises to the programs in it and to who watches them.
+#include "machine.h"
 #include "test.h"
 
 #include <copse/sim.h>
 
 #include <errno.h>
+#include <memory>
 #include <string>
 #include <unistd.h>
 #include <vector>
@@ -108,6 +110,7 @@ TEST(a_program_that_waits_for_what_cannot_come_is_told_of) {
 }
 
 TEST(a_livelock_is_told_of) {
+    if (test::address_sanitizer) test::skip("a program that does not stop is left as it is");
     sim::Outcome outcome = sim::run(1, [](World& world) {
         world.host("busy").run([] {
             while (!yield()) {}
@@ -129,7 +132,7 @@ TEST(a_stream_that_outlives_its_host_is_told_of) {
 TEST(what_is_always_and_what_is_in_time) {
     auto run = [](int always_until, int64_t eventually_within) {
         return sim::run(1, [=](World& world) {
-            int* count = new int{0};
+            auto count = std::make_shared<int>(0);
             world.host("host").run([=] {
                 for (int i = 0; i < 10; ++i) (void)sleep_for(1_s), ++*count;
             });
@@ -169,7 +172,7 @@ TEST(a_small_programs_every_schedule_is_run) {
     // Two threads add one each, forgetting that a yield lies between reading and writing.
     int lost = 0;
     auto body = [&](World& world) {
-        int* value = new int{0};
+        auto value = std::make_shared<int>(0);
         for (int i = 0; i < 2; ++i)
             world.host("host").run([=] {
                 int read = *value;
@@ -377,13 +380,13 @@ TEST(what_a_fault_hook_refuses_fails) {
 
 TEST(faults_stay_within_their_budget) {
     for (uint64_t budget : {0u, 1u, 7u}) {
-        sim::Outcome outcome = sim::run(3, [=](World& world) {
+        int answered;
+        sim::Outcome outcome = sim::run(3, [&](World& world) {
             sim::Faults faults;
             faults.short_write = faults.library = 1;
             faults.budget = budget;
             world.setfaults(faults);
-            int* answered = new int;
-            people(world, *answered);
+            people(world, answered);
         });
         CHECK(outcome.ok);
         CHECK_EQ(outcome.faults, budget);
