@@ -142,6 +142,6 @@ COPSE_API const System* chosen_system();  // null: none was
 const System& system_to_use();
 
 // Writes "copse: file:line: what" to standard error and aborts. See check.h.
-[[noreturn]] void fatal(const char* file, int line, const char* what) noexcept;
+[[noreturn]] COPSE_API void fatal(const char* file, int line, const char* what) noexcept;
 
 }  // namespace copse

@@ -31,6 +31,7 @@ build_consumer() {
     "$cmake" --build "$scratch/$1" --parallel 2
     runs "$scratch/$1/consumer"
     runs "$scratch/$1/bare"
+    runs "$scratch/$1/simulated"
 }
 
 # compile_consumer <folder> <extra word for pkg-config>: both programs, by the drivers.
@@ -45,6 +46,9 @@ compile_consumer() {
         -o "$scratch/$1/bare.o" $(pkg-config --cflags copse)
     # shellcheck disable=SC2046
     "$CC" "$scratch/$1/bare.o" -o "$scratch/$1/bare" $(pkg-config ${2:+"$2"} --libs copse)
+    # shellcheck disable=SC2046
+    "$CXX" -std=c++20 -O1 "$consumer/simulated.cpp" -o "$scratch/$1/simulated" \
+        $(pkg-config ${2:+"$2"} --cflags --libs copse_sim)
 }
 
 install_static() {
@@ -93,12 +97,14 @@ test_pkg_config_finds_it_wherever_it_was_moved() {
     compile_consumer by_pkg_config --static
     runs "$scratch/by_pkg_config/consumer"
     runs "$scratch/by_pkg_config/bare"
+    runs "$scratch/by_pkg_config/simulated"
     needs_libc_only "$scratch/by_pkg_config/bare"
 }
 
 test_add_subdirectory_builds_the_library_alone() {
     build_consumer as_subdirectory -DCOPSE_SOURCE="$source"
     needs_libc_only "$scratch/as_subdirectory/bare"
+    needs_libc_only "$scratch/as_subdirectory/simulated"
 }
 
 test_a_shared_library_needs_libc_only() {
@@ -107,6 +113,7 @@ test_a_shared_library_needs_libc_only() {
     library=$(find "$scratch/prefix_shared" -name 'libcopse.so')
     [ -n "$library" ] || fail "there is no libcopse.so"
     needs_libc_only "$library"
+    needs_libc_only "${library%copse.so}copse_sim.so" libcopse
     readelf -d "$library" | grep -q 'SONAME.*\[libcopse\.so\.[0-9]*\]' || fail "no SONAME"
     # What is not copse's own (weak functions of templates) or was not meant for others.
     local stray

@@ -44,5 +44,6 @@ if(APPLE)
     set(copse_pc_libs "-Wl,-U,___cxa_get_globals")
 endif()
 configure_file(${CMAKE_CURRENT_LIST_DIR}/copse.pc.in copse.pc @ONLY)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/copse.pc
+configure_file(${CMAKE_CURRENT_LIST_DIR}/copse_sim.pc.in copse_sim.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/copse.pc ${CMAKE_CURRENT_BINARY_DIR}/copse_sim.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

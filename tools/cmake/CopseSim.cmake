@@ -14,5 +14,7 @@ target_compile_options(copse_sim_objects PRIVATE
 
 add_library(copse_sim $<TARGET_OBJECTS:copse_sim_objects>)
 add_library(copse::copse_sim ALIAS copse_sim)
-set_target_properties(copse_sim PROPERTIES LINKER_LANGUAGE C VERSION ${PROJECT_VERSION} SOVERSION 0)
+# A shared one finds copse beside it, wherever both are moved.
+set_target_properties(copse_sim PROPERTIES LINKER_LANGUAGE C VERSION ${PROJECT_VERSION} SOVERSION 0
+                      INSTALL_RPATH "$<IF:$<PLATFORM_ID:Darwin>,@loader_path,$ORIGIN>")
 target_link_libraries(copse_sim PUBLIC copse)
