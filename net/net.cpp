@@ -15,6 +15,7 @@ Result<Net*> Net::obtain() {
     if (!room) return {nullptr, Error::no_memory};
     auto* net = ::new (room) Net(*loop.value);
     net->end = end_with_loop;
+    net->first_broken = first_broken_invariant;
     loop.value->part = net;
     return {net, {}};
 }
@@ -59,6 +60,21 @@ void Net::remove(Socket& socket) {
     if (socket.next_socket) socket.next_socket->previous_socket = socket.previous_socket;
     if (socket.previous_socket) socket.previous_socket->next_socket = socket.next_socket;
     else first_ = socket.next_socket;
+}
+
+// I8, I10: what is buffered is counted, and somebody will send it; who is closed holds nothing.
+const char* Net::first_broken_invariant(LoopPart& part) {
+    auto& net = static_cast<Net&>(part);
+    size_t unsent = 0;
+    for (Socket* socket = net.first_; socket; socket = socket->next_socket) {
+        unsent += socket->out_.size();
+        Watch* watch = socket->watch_;
+        if (!socket->out_.empty() && !socket->queued && !(watch && watch->on_writable))
+            return "bytes are buffered that nothing will send";
+        if (socket->state_ == Socket::State::closed && (watch || socket->fd_ >= 0))
+            return "a closed socket keeps its descriptor";
+    }
+    return unsent == net.loop_->unsent() ? nullptr : "unsent bytes are miscounted";
 }
 
 // The threads are gone; streams that live elsewhere stay behind, closed.

@@ -41,6 +41,7 @@ class Net : public LoopPart {
   private:
     explicit Net(Loop& loop) : loop_{&loop}, pool_{loop} {}
     static void end_with_loop(LoopPart&);
+    static const char* first_broken_invariant(LoopPart&);
 
     Loop* loop_;
     BufferPool pool_;

@@ -68,7 +68,14 @@ void Strand::visit(void (*fn)(void*), void* context) {
 
 const char* first_broken_invariant() {
     Loop* loop = Loop::current();
-    return loop ? Invariants{*loop}.first_broken() : nullptr;
+    if (!loop) return nullptr;
+    if (const char* broken = Invariants{*loop}.first_broken()) return broken;
+    return loop->part ? loop->part->first_broken(*loop->part) : nullptr;
+}
+
+const char* ask_about_watches(const char* (*question)(void*, const Watched&), void* context) {
+    Loop* loop = Loop::current();
+    return loop ? Invariants{*loop}.ask_about_watches(question, context) : nullptr;
 }
 
 }  // namespace copse

@@ -51,7 +51,18 @@ class Strand {
     void* argument_ = nullptr;
 };
 
-// What the loop of this OS thread holds, judged at any dispatch; null, or what is wrong with it.
+// What the loop of this OS thread and the layer above it hold, judged at any dispatch; null, or what
+// is wrong with it.
 COPSE_API const char* first_broken_invariant();
+
+// A descriptor that the loop watches, and whether a thread waits for it to be readable or writable.
+struct Watched {
+    int fd;
+    uint64_t token;
+    bool reader, writer;
+};
+// Asks about each in turn; the first complaint is the answer, null if there was none.
+COPSE_API const char* ask_about_watches(const char* (*question)(void* context, const Watched&),
+                                        void* context);
 
 }  // namespace copse

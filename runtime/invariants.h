@@ -5,6 +5,7 @@
 // the loop has, so asking costs in proportion to it.
 #pragma once
 
+#include "runtime/hosting.h"
 #include "runtime/loop.h"
 
 namespace copse {
@@ -30,6 +31,17 @@ struct Invariants {
             if (entry.key > entry.thread->deadline) return "a deadline comes up after its time";
             if (i && deadlines.entries_[(i - 1) / Deadlines::arity].key > entry.key)
                 return "an earlier deadline lies below a later one";
+        }
+        return nullptr;
+    }
+
+    const char* ask_about_watches(const char* (*question)(void*, const Watched&),
+                                  void* context) const {
+        for (uint32_t i = 0; i < loop.watches_.size(); ++i) {
+            Watch& watch = *loop.watches_.at(i);
+            if (!watch.open()) continue;
+            Watched watched{watch.fd, watch.token(), !watch.readers.empty(), !watch.writers.empty()};
+            if (const char* broken = question(context, watched)) return broken;
         }
         return nullptr;
     }

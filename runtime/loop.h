@@ -34,8 +34,10 @@ void end_locals(ThreadBlock&);
 }
 
 // What a layer above keeps per loop; end() runs when the loop is taken down, threads gone.
+// first_broken() answers for its invariants as Invariants does for the loop's.
 struct LoopPart {
     void (*end)(LoopPart&) = nullptr;
+    const char* (*first_broken)(LoopPart&) = nullptr;
 };
 
 // What a thread waits for, besides its waiters.
@@ -123,6 +125,7 @@ class Loop {
     void unqueue(Drainable&);
     // Bytes that wait in the layer above; they keep the loop from being finished.
     void count_unsent(ptrdiff_t change) { unsent_ += size_t(change); }
+    size_t unsent() const { return unsent_; }
     void count_lost(size_t bytes) { lost_ += bytes; }
 
     // Running ------------------------------------------------------------------------------------

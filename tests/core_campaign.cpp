@@ -6,6 +6,8 @@
 //   core_campaign --traces       what the first seeds come to, the same in every build
 #include <copse/sim.h>
 
+#include <errno.h>
+#include <exception>
 #include <memory>
 #include <stdio.h>
 #include <string.h>
@@ -263,6 +265,30 @@ void pairs(World&, Dice dice) {
         });
 }
 
+// What belongs to a thread stays with it: errno, and the exceptions in its hands.
+void keepers(World&, Dice dice) {
+    for (int i = 1; i <= 5; ++i)
+        (void)addthread([=] {
+            for (int k = 0; k < 5; ++k) {
+                errno = i;
+                try {
+                    throw i;
+                } catch (int) {
+                    if (dice.one_in(2) ? yield() : sleep_for(dice.up_to(10_us))) return;
+                    MUST(errno == i);
+                    try {
+                        throw;
+                    } catch (int own) {
+                        MUST(own == i);
+                        if (yield()) return;
+                    }
+                }
+                MUST(std::uncaught_exceptions() == 0);
+                MUST(!std::current_exception());
+            }
+        });
+}
+
 // A question of any size, and a word in answer: nothing else will wake who overlooks the last byte.
 void dialogues(World&, Dice dice) {
     Result<std::pair<Stream, Stream>> both = pair();
@@ -392,8 +418,8 @@ void starving(World&, Dice dice) {
 }
 
 using Part = void (*)(World&, Dice);
-constexpr Part parts[] = {yielders, sleepers, runners, joiners,   canceled,
-                          scopes,   pairs,    racers,  dialogues, starving};
+constexpr Part parts[] = {yielders, sleepers, runners,   joiners, canceled, scopes,
+                          pairs,    racers,   dialogues, keepers, starving};
 
 void body(World& world) {
     Dice dice{world};

@@ -22,6 +22,7 @@ namespace copse::sim::detail {
 
 struct Machine;
 struct Endpoint;
+class Simulation;
 
 // A socket's name: an address of any family.
 struct Name {
@@ -31,12 +32,15 @@ struct Name {
         sockaddr_in v4;
         sockaddr_in6 v6;
         sockaddr_un path;
-        char bytes[sizeof(sockaddr_un)];
+        char bytes[sizeof(sockaddr_storage)];  // the longest that a kernel takes
     };
     Name() { memset(bytes, 0, sizeof bytes); }
     int port() const;
     void set_port(int port);
-    bool is_any() const;  // 0.0.0.0 or ::
+    bool is_any() const;  // 0.0.0.0 or ::, mapped or not
+    // An IPv4-mapped address stands for the IPv4 address in it: as that; any other as it is.
+    Name unmapped() const;
+    Name mapped() const;  // and the way back
     // As a kernel copies it out: cut to the room there is, the size whole.
     void give(sockaddr* out, socklen_t* room) const;
 };
@@ -46,13 +50,24 @@ struct PollSet {
     Machine* machine;
 };
 
-struct Endpoint {
+// What can be set of a socket. A connection that a listener accepts begins with the listener's.
+struct Settings {
+    int send_buffer = 0, receive_buffer = 0;
+    bool send_buffer_set = false, receive_buffer_set = false;  // by the program
+    bool keepalive = false, reuse_address = false, reuse_port = false, nodelay = false;
+    bool v6_only = false, lingers = false;
+    int linger_seconds = 0;
+    int keep_idle = 7200, keep_interval = 75, keep_count = 9, user_timeout = 0;  // s, s, -, ms
+    int defer_accept = 0, fast_open = 0, fast_open_connect = 0;
+};
+
+struct Endpoint : Settings {
     enum class State : uint8_t {
         fresh,
         listening,
         connecting,
         connected,
-        dead,  // reset, refused or timed out; what has arrived can still be read
+        dead,  // over, reset, refused or timed out; what has arrived can still be read
     };
 
     explicit Endpoint(Machine& of) : machine{&of} {}
@@ -64,6 +79,8 @@ struct Endpoint {
     State state = State::fresh;
     bool is_unix = false;
     bool bound = false;
+    bool port_chosen = false;    // by the program: kept when a connection is over
+    bool call_untold = false;    // how its connect() ended, no second connect() has asked yet
     int family = 0;
     Name local, remote;
 
@@ -87,6 +104,7 @@ struct Endpoint {
     bool send_ended = false;
     bool fin_sent = false;
     bool wants_room = false;     // a write was cut short: say when there is room
+    int nudges = 0;              // events under way that will say there is room
     bool reset_sent = false;
     bool graceful = false;       // was closed by its program before the peer's end had come
     int64_t last_arrival = 0;    // packets of one direction do not overtake each other
@@ -99,13 +117,7 @@ struct Endpoint {
     int waiting = 0, backlog = 0;
     Endpoint* listener = nullptr;       // of a connection nobody has accepted yet
 
-    // Options.
-    int send_buffer = 0, receive_buffer = 0;
-    bool keepalive = false, reuse_address = false, reuse_port = false, nodelay = false;
-    bool v6_only = false, lingers = false;
-    int linger_seconds = 0;
-    int keep_idle = 7200, keep_interval = 75, keep_count = 9, user_timeout = 0;  // s, s, -, ms
-    int defer_accept = 0, fast_open = 0, fast_open_connect = 0;
+    // Keepalive.
     int probes = 0;
     bool probing = false;
 
@@ -114,6 +126,15 @@ struct Endpoint {
     bool readable() const;
     bool writable() const;
     bool hung_up() const;
+    bool input_ended() const { return fin_received || receive_ended; }
+    // Nothing comes in and nothing goes out any more.
+    bool over() const;
 };
+
+// What is over leaves its port to others, unless its program has chosen it.
+void leave_port(Endpoint&);
+// The socket is fresh again: its descriptor has a new endpoint, which is returned. Packets under
+// way and the other side keep the old one.
+Endpoint& start_over(Simulation&, Endpoint&);
 
 }  // namespace copse::sim::detail

@@ -130,8 +130,7 @@ uint32_t Machine::choose_ready(const Candidates& ready) {
         world.abandon(*this);
     }
     if (world.options.audit && world.steps % world.options.audit == 0) {
-        const char* broken = first_broken_invariant();
-        if (broken) {
+        if (const char* broken = first_broken()) {
             world.fail_with("host %s: %s", name_text, broken);
             world.abandon(*this);
         }
@@ -152,6 +151,32 @@ uint32_t Machine::choose_ready(const Candidates& ready) {
     world.fold(id, number);
     if (world.options.verbose) world.note(this, "runs thread %u", unsigned(uint32_t(id)));
     return chosen;
+}
+
+// I5, I9: the loop's idea of its descriptors is the kernel's, and nobody waits for what has come
+// without an event on its way that says so. And what the loop itself knows to be wrong.
+const char* Machine::first_broken() const {
+    if (const char* broken = first_broken_invariant()) return broken;
+    size_t polled = 0;
+    for (const Endpoint* each : descriptors) polled += each && each->poll_set;
+    struct Question {
+        const Machine& machine;
+        size_t watched;
+    } all{*this, 0};
+    const char* broken = ask_about_watches(
+        [](void* context, const Watched& watched) -> const char* {
+            auto& question = *static_cast<Question*>(context);
+            ++question.watched;
+            const Endpoint* e = question.machine.at(watched.fd);
+            if (!e || !e->poll_set || e->token != watched.token)
+                return "a watched descriptor is another's, or nobody's";
+            bool missed = (watched.reader && e->readable()) ||
+                          (watched.writer && e->writable() && !e->nudges);
+            return missed && !e->touched ? "a thread waits for what has come: its edge is lost" : nullptr;
+        },
+        &all);
+    if (broken) return broken;
+    return polled == all.watched ? nullptr : "the kernel polls what the loop does not watch";
 }
 
 // Time --------------------------------------------------------------------------------------------

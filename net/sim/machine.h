@@ -89,6 +89,7 @@ struct Machine : System {
     bool sheltered = false;  // while the world itself sets a program up, nothing fails
     static void live_on(void* machine) { static_cast<Machine*>(machine)->live(); }
     uint32_t choose_ready(const Candidates&);
+    const char* first_broken() const;
 
     // Time --------------------------------------------------------------------------------------
     int64_t clock = 0;              // the world's time that this machine has come to

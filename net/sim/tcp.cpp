@@ -2,6 +2,7 @@
 #include "net/sim/simulation.h"
 
 #include <errno.h>
+#include <utility>
 
 namespace copse::sim::detail {
 
@@ -31,23 +32,29 @@ uint64_t Endpoint::room() const {
     return used < most ? most - used : 0;
 }
 
+bool Endpoint::over() const {
+    bool idle = state == State::fresh || state == State::dead;
+    return idle || (input_ended() && send_ended);
+}
+
+// An end of both ways, and an error, make everything possible: a call would not wait.
 bool Endpoint::readable() const {
-    if (state == State::listening) return first_waiting != nullptr || (is_unix && receive_ended);
     if (state == State::connecting) return false;
-    return unread() || fin_received || receive_ended || error || state == State::dead ||
-           (state == State::fresh && !is_unix);
+    if (state == State::listening && first_waiting) return true;
+    return unread() || input_ended() || error || over();
 }
 
 bool Endpoint::writable() const {
-    if (state == State::listening || state == State::connecting) return false;
-    if (state != State::connected || send_ended || error) return true;
+    if (state == State::connecting) return false;
+    if (error || over()) return true;
+    if (state == State::listening) return false;
     uint64_t used = uint64_t(send_buffer) - room();
-    return is_unix ? used * 4 <= uint64_t(send_buffer) : room() >= used / 2 && room() > 0;
+    if (is_unix) return used * 4 <= uint64_t(send_buffer);
+    return send_ended || (room() >= used / 2 && room() > 0);
 }
 
 bool Endpoint::hung_up() const {
-    if (state == State::listening || state == State::connecting) return false;
-    return fin_received || receive_ended || error || state != State::connected;
+    return state != State::connecting && (input_ended() || error || over());
 }
 
 // Life --------------------------------------------------------------------------------------------
@@ -77,7 +84,36 @@ void Simulation::release(Endpoint& e) {
     --endpoints_;
 }
 
-// Two endpoints become one connection.
+void leave_port(Endpoint& e) {
+    if (e.is_unix || !e.bound || e.port_chosen) return;
+    e.machine->unbind(e);
+    e.bound = false;
+}
+
+Endpoint& start_over(Simulation& world, Endpoint& old) {
+    Machine& machine = *old.machine;
+    Endpoint& e = world.make_endpoint(machine, old.family);
+    static_cast<Settings&>(e) = old;
+    machine.untouch(old);
+    e.fd = std::exchange(old.fd, -1);
+    e.poll_set = std::exchange(old.poll_set, nullptr);
+    e.token = old.token;
+    machine.descriptors[uint32_t(e.fd)] = &e;
+    world.take(e);
+    leave_port(old);
+    e.local = old.local;
+    if (old.bound) {
+        e.bound = e.port_chosen = true;
+        machine.unbind(old);
+        machine.bound.push(&e);
+    }
+    machine.touch(e);
+    world.part(old);
+    world.release(old);
+    return e;
+}
+
+// Two endpoints become one connection; or one, which called itself.
 void Simulation::join(Endpoint& a, Endpoint& b) {
     for (auto [one, other] : {std::pair{&a, &b}, std::pair{&b, &a}}) {
         one->peer = other;
@@ -162,6 +198,18 @@ void Simulation::wake(Endpoint& e) {
     e.machine->touch(e);
 }
 
+// Both ends have come to both sides: the socket is of no state any more, and whoever ended first
+// keeps its port from others for a while.
+static void end_if_over(Simulation& world, Endpoint& e) {
+    if (e.state != State::connected || !e.peer) return;
+    if (!e.fin_sent || !e.fin_received || !e.peer->fin_received) return;
+    e.state = State::dead;
+    if (e.graceful && e.fd >= 0)
+        e.machine->quiet.push({e.local.port(), world.time() + quiet_length});
+    leave_port(e);
+    e.machine->touch(e);
+}
+
 void Simulation::end_of_sending(Endpoint& e) {
     e.send_ended = true;
     e.graceful = !e.fin_received;
@@ -172,6 +220,7 @@ void Simulation::die(Endpoint& e, int error) {
     if (e.state == State::dead) return;
     e.state = State::dead;
     if (!e.error) e.error = error;
+    leave_port(e);
     e.machine->touch(e);
     if (e.fd < 0) part(e);
 }
@@ -189,8 +238,10 @@ void Simulation::close(Endpoint& e) {
         while (Endpoint* child = e.first_waiting) {
             e.first_waiting = child->next_waiting;
             child->listener = nullptr;
-            if (e.is_unix) close_unix(*child);
-            else {
+            if (e.is_unix) {
+                if (child->peer) child->peer->error = ECONNRESET;
+                close_unix(*child);
+            } else {
                 reset_peer(*child);
                 die(*child, 0);
                 part(*child);
@@ -245,18 +296,23 @@ void Simulation::begin_connecting(Endpoint& e) {
     add({e.last_arrival, 0, Event::syn, 0, nullptr, &e, 0, 0});
 }
 
-Endpoint* Simulation::find_listener(Machine& machine, const Name& name) {
+static bool same_name(const Name& a, const Name& b) {
+    return a.size == b.size && !memcmp(a.bytes, b.bytes, a.size);
+}
+
+Endpoint* Simulation::find_listener(Machine& machine, const Name& wanted) {
     Endpoint* general = nullptr;
+    Name name = wanted.unmapped();
     for (Endpoint* each : machine.bound) {
         if (each->state != State::listening || each->local.port() != name.port()) continue;
-        if (each->local.is_any()) {
-            bool fits = each->family == name.any.sa_family ||
-                        (each->family == AF_INET6 && !each->v6_only);
+        Name local = each->local.unmapped();
+        bool alike = local.any.sa_family == name.any.sa_family;
+        if (local.is_any()) {
+            bool fits = alike || (local.any.sa_family == AF_INET6 && !each->v6_only);
             if (fits && !general) general = each;
-        } else if (each->family == name.any.sa_family &&
-                   (each->family == AF_INET
-                        ? each->local.v4.sin_addr.s_addr == name.v4.sin_addr.s_addr
-                        : !memcmp(&each->local.v6.sin6_addr, &name.v6.sin6_addr, 16))) {
+        } else if (alike && (local.any.sa_family == AF_INET
+                                 ? local.v4.sin_addr.s_addr == name.v4.sin_addr.s_addr
+                                 : !memcmp(&local.v6.sin6_addr, &name.v6.sin6_addr, 16))) {
             return each;
         }
     }
@@ -276,6 +332,11 @@ void Simulation::arrive_syn(const Event& event) {
     Machine& there = *owner_of(e.remote, *e.machine);
     if (e.machine->link_to(there).cut || there.link_to(*e.machine).cut) return retry_syn(event);
     Endpoint* listener = find_listener(there, e.remote);
+    if (!listener && &there == e.machine && e.bound && same_name(e.local, e.remote)) {
+        // Both sides of a simultaneous open, in one.
+        join(e, e);
+        return e.machine->touch(e);
+    }
     if (!listener) {
         int64_t back = there.link_to(*e.machine).least;
         return add({time_ + back, 0, Event::reset, 0, &e, nullptr, 0, 0});
@@ -283,23 +344,17 @@ void Simulation::arrive_syn(const Event& event) {
     // A full queue drops the packet, and the other side tries again.
     if (listener->waiting > listener->backlog) return retry_syn(event);
     Endpoint& child = make_endpoint(there, listener->family);
-    child.local = e.remote;
-    child.remote = e.local;
-    if (listener->family == AF_INET6 && e.family == AF_INET) {
-        for (Name* each : {&child.local, &child.remote}) {
-            Name mapped;
-            mapped.v6.sin6_family = AF_INET6;
-            mapped.v6.sin6_port = each->v4.sin_port;
-            mapped.v6.sin6_addr.s6_addr[10] = mapped.v6.sin6_addr.s6_addr[11] = 255;
-            memcpy(&mapped.v6.sin6_addr.s6_addr[12], &each->v4.sin_addr, 4);
-            mapped.size = sizeof(sockaddr_in6);
-            *each = mapped;
-        }
-    }
+    bool is_v6 = listener->family == AF_INET6;
+    child.local = is_v6 ? e.remote.mapped() : e.remote.unmapped();
+    child.remote = is_v6 ? e.local.mapped() : e.local.unmapped();
+    // Buffers that nobody has set are of the size that was drawn for each connection.
+    int send_buffer = child.send_buffer, receive_buffer = child.receive_buffer;
+    static_cast<Settings&>(child) = *listener;
+    if (!listener->send_buffer_set) child.send_buffer = send_buffer;
+    if (!listener->receive_buffer_set) child.receive_buffer = receive_buffer;
+    child.fast_open = 0;
     join(e, child);
     e.state = State::connecting;
-    if (e.receive_buffer != child.receive_buffer && there.number == e.machine->number)
-        child.receive_buffer = e.receive_buffer;
     child.listener = listener;
     take(*listener);  // until it is confirmed
     transmit(Event::syn_ack, child, e, 0);
@@ -344,7 +399,7 @@ ssize_t Simulation::send(Endpoint& e, const iovec* pieces, int count) {
         e.error = 0;
         return -error;
     }
-    if (e.is_unix && e.state == State::fresh) return -ENOTCONN;
+    if (e.is_unix && !e.peer) return -ENOTCONN;
     if (e.state == State::connecting) {
         e.wants_room = true;
         return -EAGAIN;
@@ -355,6 +410,7 @@ ssize_t Simulation::send(Endpoint& e, const iovec* pieces, int count) {
     if (offered == 0) return 0;
     if (room && trouble(e.machine->trouble, faults.short_write)) {
         room = chance.one_of(e.machine->trouble, uint32_t(room < 4096 ? room : 4096));
+        ++e.nudges;
         add({time() + 1000, 0, Event::nudge, 0, &e, nullptr, 0, 0});
     }
     if (room < offered) e.wants_room = true;
@@ -378,8 +434,8 @@ ssize_t Simulation::send(Endpoint& e, const iovec* pieces, int count) {
 
 ssize_t Simulation::receive(Endpoint& e, char* out, size_t size) {
     if (e.state == State::listening) return e.is_unix ? -EINVAL : -ENOTCONN;
-    if (e.state == State::fresh) return e.is_unix ? -EINVAL : -ENOTCONN;
-    if (uint64_t there = e.unread(); there && size) {
+    if (e.state == State::fresh && e.is_unix) return -EINVAL;
+    if (uint64_t there = e.unread()) {
         Endpoint& from = *e.peer;
         size_t count = there < size ? size_t(there) : size;
         from.bytes.read(from.read, out, count);
@@ -390,14 +446,15 @@ ssize_t Simulation::receive(Endpoint& e, char* out, size_t size) {
             transmit(Event::ack, e, from, from.arrived);  // the window has moved
         return ssize_t(count);
     }
+    // Once its input has ended in order, TCP speaks of no error that came later.
+    if (e.fin_received && !e.is_unix) return 0;
     if (e.error) {
         int error = e.error;
         e.error = 0;
         return -error;
     }
-    if (e.state == State::connecting) return -EAGAIN;
-    bool ended = e.fin_received || e.receive_ended || e.state == State::dead;
-    return ended || size == 0 ? 0 : -EAGAIN;
+    if (e.input_ended() || e.state == State::dead) return 0;
+    return e.state == State::fresh ? -ENOTCONN : -EAGAIN;
 }
 
 // Whether a packet cannot get through, and what is done about it: it is sent again, or the sender
@@ -408,11 +465,16 @@ bool Simulation::lost_for_good(Endpoint& from) {
     return time_ - from.unheard_since >= limit;
 }
 
+// In a network a reset may be there before bytes that were sent before it, which are lost then; on
+// a machine's way to itself nothing overtakes anything.
+static bool overtaken_by_reset(const Endpoint& sender, const Endpoint& receiver) {
+    return sender.state == State::dead && sender.reset_sent && sender.machine != receiver.machine;
+}
+
 void Simulation::arrive_data(const Event& event) {
     Endpoint& sender = *event.from;
     Endpoint& receiver = *event.to;
-    if (sender.state == State::dead && sender.reset_sent) return;
-    if (receiver.state != State::connected) return;
+    if (overtaken_by_reset(sender, receiver) || receiver.state != State::connected) return;
     if (event.position > sender.arrived) sender.arrived = event.position;
     sender.unheard_since = 0;
     // Nobody will ever read it: who sent it is told.
@@ -428,14 +490,14 @@ void Simulation::arrive_data(const Event& event) {
 void Simulation::arrive_fin(const Event& event) {
     Endpoint& sender = *event.from;
     Endpoint& receiver = *event.to;
-    if (receiver.state != State::connected || (sender.state == State::dead && sender.reset_sent))
-        return;
+    if (overtaken_by_reset(sender, receiver) || receiver.state != State::connected) return;
     bool had_all = sender.arrived == sender.written;
     if (!had_all) arrive_data(event);
     if (receiver.state != State::connected) return;
     receiver.fin_received = true;
     receiver.machine->touch(receiver);
     transmit(Event::ack, receiver, sender, sender.arrived);
+    end_if_over(*this, receiver);
     part(receiver);
 }
 
@@ -446,6 +508,7 @@ void Simulation::arrive_ack(const Event& event) {
     if (e.state != State::connected) return;
     wake(e);
     push(e);
+    end_if_over(*this, e);
     part(e);
 }
 
@@ -499,6 +562,7 @@ void Simulation::happen(const Event& event) {
     case Event::reset: return arrive_reset(*event.to);
     case Event::probe: return probe(*event.to);
     case Event::nudge:
+        --event.to->nudges;
         event.to->wants_room = true;
         return wake(*event.to);
     default: return happen_elsewhere(event);
