@@ -33,6 +33,7 @@ struct Mark {
 struct Board {
     uint64_t next, done, steps, faults, marks_used;
     int64_t elapsed;
+    double until;  // no seed is begun later
     Mark marks[most_marks];
     uint64_t at_work[most_workers];  // each worker's seed; 0: none
     uint32_t failed;                 // who sets it first describes the failure
@@ -204,8 +205,8 @@ void shrink(const char* name, const CampaignOptions& options, const Body& body,
 void work(unsigned worker, const CampaignOptions& options, const Body& body) {
     for (;;) {
         uint64_t index = add(board->next, uint64_t{1});
-        if (index >= options.seeds || get(board->steps) >= options.steps || get(board->failed))
-            return;
+        bool enough = index >= options.seeds || get(board->steps) >= options.steps;
+        if (enough || get(board->failed) || seconds() >= board->until) return;
         uint64_t seed = options.first + index;
         board->at_work[worker] = seed;
         alarm(unsigned((options.patience.count() + 999'999'999) / 1'000'000'000));
@@ -321,6 +322,7 @@ Outcome run(uint64_t seed, const Options& options, void (*body)(void*, World&), 
 int campaign(const char* name, CampaignOptions options, void (*call)(void*, World&), void* context) {
     Body body{call, context};
     options.run.stop_at = number_of("COPSE_STOP_AT", options.run.stop_at);
+    options.run.audit = unsigned(number_of("COPSE_AUDIT", options.run.audit));
     if (number_of("COPSE_VERBOSE", 0)) options.run.verbose = true;
     options.run.replay = getenv("COPSE_REPLAY");
     if (uint64_t seed = number_of("COPSE_SEED", 0); seed || options.run.replay)
@@ -332,6 +334,9 @@ int campaign(const char* name, CampaignOptions options, void (*call)(void*, Worl
     }
     options.first = number_of("COPSE_FIRST", options.first);
     board = static_cast<Board*>(shared(sizeof(Board)));
+    uint64_t length = number_of("COPSE_SECONDS", 0);
+    if (length) options.seeds = UINT64_MAX / 2;
+    board->until = length ? seconds() + double(length) : 1e18;
     work_in_parallel(name, options, body);
     int result = 0;
     if (board->failed) {

@@ -285,9 +285,10 @@ COPSE_API int campaign(const char* name, CampaignOptions, void (*body)(void*, Wo
 
 // Runs many seeds, in processes of their own, and says on standard error how far it is. 0: all went
 // well and every mark was reached; 1: not; the seed, the step, the trace and the command that
-// replays it are printed. The environment overrides: COPSE_SEED=n runs that one alone and says what
-// happens, COPSE_SEEDS=n and COPSE_STEPS=n so many, COPSE_STOP_AT=n stops in the debugger before
-// that step, COPSE_REPLAY=file replays what a shrinker left.
+// replays it are printed. The environment overrides: COPSE_SEED=n runs that one alone
+// (COPSE_VERBOSE=1 says all that happens), COPSE_SEEDS=n, COPSE_STEPS=n or COPSE_SECONDS=n so many,
+// COPSE_FIRST=n from that one on, COPSE_AUDIT=n checks so often, COPSE_STOP_AT=n stops in the debugger
+// before that step, COPSE_REPLAY=file replays what a shrinker left.
 template <class F> int campaign(const char* name, const CampaignOptions& options, F&& body) {
     detail::Bound bound{body};
     return detail::campaign(name, options, bound.call, &bound);
