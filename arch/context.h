@@ -8,7 +8,8 @@
 //  - A saved stack pointer is valid from the switch that wrote it until the switch that takes it
 //    up again, and is taken up once.
 //  - A context is resumed on the OS thread that suspended it. It may be prepared on another.
-//  - Only the scheduler's leave() and run() call copse_switch; nothing here knows of threads.
+//  - Only the scheduler's change_stack(), and a simulator's Strand, call copse_switch; nothing here
+//    knows of threads.
 #pragma once
 
 #include <stddef.h>
