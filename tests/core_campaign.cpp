@@ -4,6 +4,8 @@
 //   core_campaign                what CTest runs; COPSE_SEEDS, COPSE_STEPS and the like as always
 //   core_campaign --must-fail    the same, with a defect built in: 0 if it was found
 //   core_campaign --traces       what the first seeds come to, the same in every build
+#include "machine.h"
+
 #include <copse/sim.h>
 
 #include <errno.h>
@@ -442,7 +444,7 @@ void body(World& world) {
 int main(int count, char** words) {
     bool must_fail = count > 1 && strcmp(words[1], "--must-fail") == 0;
     sim::CampaignOptions options;
-    options.seeds = 3000;
+    options.seeds = test::sanitized || test::emulated() ? 60 : 3000;
     options.run.audit = 1;
     options.run.limit = 600_s;
     if (must_fail) {

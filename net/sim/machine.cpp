@@ -315,7 +315,10 @@ void Machine::fill_in() {
     };
     guard = [](const System& s, void* memory, size_t size, Guard kind) {
         if (int error = of(s).begin(Call::guard, int64_t(kind))) return of(s).end(-error);
-        return real().guard(real(), memory, size, kind);
+        // As well as the real kernel can: which way that is must not make a difference here.
+        if (real().guard(real(), memory, size, kind))
+            (void)real().guard(real(), memory, size, Guard::mprotect);
+        return of(s).end(0);
     };
     discard = [](const System&, void* memory, size_t size) { real().discard(real(), memory, size); };
     lowest_resident = [](const System&, const void* memory, size_t size) {
