@@ -29,7 +29,7 @@ char* BufferPool::take(size_t& size) {
 
 void BufferPool::give(char* memory, size_t size) {
     uint32_t size_class = class_of(size);
-    if (size_class == classes || kept_ + size > most_kept) {
+    if (size_class == classes || kept_ + size > most_kept || loop_->oddly()) {
         loop_->release(memory, size);
         return;
     }

@@ -30,8 +30,8 @@ Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
     if (send_ended_) return {0, Error::closed};
     if (sending_) return {0, Error::busy};
     size_t size = total(pieces, count);
-    if (out_.size() + size > send_limit_ || !out_.make_room(net_->pool(), size))
-        return send_through(pieces, count);
+    bool fits = out_.size() + size <= send_limit_ && !loop_->oddly();
+    if (!fits || !out_.make_room(net_->pool(), size)) return send_through(pieces, count);
     for (size_t i = 0; i < count; ++i) out_.append(net_->pool(), pieces[i]);
     if (size) {
         loop_->count_unsent(ptrdiff_t(size));

@@ -120,6 +120,9 @@ class Loop {
     bool forked() const { return *forks_ != born_; }
     Error rejoin_after_fork();
 
+    // Whether to go a way that is as right as the usual one and seldom gone. Never, in production.
+    bool oddly() { return system_->choose && system_->choose(*system_, Choice::way, 2); }
+
     // The end of the turn ------------------------------------------------------------------------
     void queue(Drainable&);
     void unqueue(Drainable&);

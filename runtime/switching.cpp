@@ -20,7 +20,7 @@ constexpr size_t colour_step = 64;
 inline ThreadBlock* Loop::pick() {
     if (!woken_.empty()) return take_from(woken_, woken_.count());
     if (budget_) {
-        if (!turn_left_ && looping_ && !drainables_ && !queue_.empty()) begin_turn();
+        if (!turn_left_ && looping_ && !drainables_ && !queue_.empty() && !oddly()) begin_turn();
         if (turn_left_) {
             --budget_;
             return take_from(queue_, turn_left_--);

@@ -45,6 +45,7 @@ enum class Guard : uint8_t {
 enum class Choice : uint8_t {
     event,   // which of n poll events is handled next
     bytes,   // how many of n bytes a call leaves for the next one
+    way,     // 1 of 2: the long way round, where a short cut was open
 };
 
 // The ready threads of which one is to run next.
