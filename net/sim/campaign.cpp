@@ -240,6 +240,7 @@ void print_progress(const char* name, const CampaignOptions& options, double sin
     double share = double(done) / double(options.seeds);
     if (options.steps != UINT64_MAX && double(steps) / double(options.steps) > share)
         share = double(steps) / double(options.steps);
+    if (board->until < 1e18) share = length / (board->until - since);
     constexpr int width = 24;
     char bar[width + 1] = {};
     for (int i = 0; i < width; ++i) bar[i] = i < share * width ? '#' : '.';

@@ -66,7 +66,7 @@ class Chance {
         return settle(stream, index, decide(value(stream.key, index)));
     }
     // Bits that nobody has to be able to leave out of a replay.
-    uint64_t noise(Stream& stream) { return value(stream.key, stream.asked++); }
+    uint64_t noise(Stream& stream) const { return value(stream.key, stream.asked++); }
 
     static uint32_t below(uint64_t drawn, uint32_t n) {
         return uint32_t(((drawn & 0xffffffffu) * n) >> 32);

@@ -79,7 +79,6 @@ struct Machine : System {
     uint64_t steps = 0;
     uint64_t steps_then = 0;  // at the beginning of this virtual second
     int64_t second_began = 0;
-    uint64_t steps_at_entry = 0;
 
     void start(const Program&);
     void live();  // on the strand

@@ -349,39 +349,33 @@ void Simulation::heal() {
 
 // Schedules ---------------------------------------------------------------------------------------
 
-// The thread of highest priority. Priorities are drawn; at each change point whoever would have run
-// falls below all others.
-uint32_t Simulation::prioritized(const Machine& machine, const Candidates& ready) {
+// The thread of highest priority. Priorities are drawn with the threads' names.
+uint32_t Simulation::favourite(const Machine& machine, const Candidates& ready) const {
     Stream priorities = Chance::stream(12, machine.number);
-    auto priority_of = [&](uint64_t key) {
-        for (const Lowered& each : lowered_)
-            if (each.key == key) return each.priority;
-        Stream own{priorities.key + mix(key), 0};
-        return chance.noise(own) | uint64_t{1} << 32;
-    };
-    auto key_of = [&](uint32_t i) { return mix(ready.identity(ready, i)) ^ machine.number; };
     uint32_t best = 0;
     uint64_t highest = 0;
     for (uint32_t i = 0; i < ready.count; ++i) {
-        if (uint64_t priority = priority_of(key_of(i)); priority > highest) {
+        uint64_t key = priorities.key + ready.identity(ready, i);
+        Stream own{key, 0};
+        uint64_t priority = chance.noise(own) | uint64_t{1} << 32;
+        for (const Lowered& each : lowered_)
+            if (each.key == key) priority = each.priority;
+        if (priority > highest) {
             highest = priority;
             best = i;
         }
     }
-    for (uint32_t i = 0; i < change_points_.size(); ++i) {
-        if (change_points_[i] != steps) continue;
-        lowered_.push({key_of(best), change_points_.size() - i});
-        return prioritized_again(machine, ready);
-    }
     return best;
 }
 
-uint32_t Simulation::prioritized_again(const Machine& machine, const Candidates& ready) {
-    uint64_t kept = steps;
-    steps = UINT64_MAX;  // no point lies there
-    uint32_t best = prioritized(machine, ready);
-    steps = kept;
-    return best;
+// At each change point whoever would have run falls below all others.
+uint32_t Simulation::prioritized(const Machine& machine, const Candidates& ready) {
+    for (uint32_t i = 0; i < change_points_.size(); ++i) {
+        if (change_points_[i] != steps) continue;
+        uint64_t id = ready.identity(ready, favourite(machine, ready));
+        lowered_.push({Chance::stream(12, machine.number).key + id, change_points_.size() - i});
+    }
+    return favourite(machine, ready);
 }
 
 uint32_t Explorer::choose(uint32_t n) {

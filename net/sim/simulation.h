@@ -142,7 +142,7 @@ class Simulation {
 
     // Schedules.
     uint32_t prioritized(const Machine&, const Candidates&);
-    uint32_t prioritized_again(const Machine&, const Candidates&);
+    uint32_t favourite(const Machine&, const Candidates&) const;
 
   private:
     bool over() const;
