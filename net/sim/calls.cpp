@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stddef.h>
+#include <utility>
 
 namespace copse::sim::detail {
 
@@ -19,8 +20,9 @@ namespace {
 
 constexpr int first_ephemeral = 32768, last_ephemeral = 60999;
 constexpr int most_backlog = 4096;
+constexpr int most_fast_open = 4096;
+constexpr int largest_type = 10;  // SOCK_PACKET: there is none beyond
 constexpr int least_buffer = 2304, most_buffer = 425984;  // as Linux doubles and bounds them
-
 
 Machine& of(const System& system) { return Machine::of(system); }
 
@@ -46,9 +48,31 @@ void Name::set_port(int port) {
     if (any.sa_family == AF_INET6) v6.sin6_port = htons(uint16_t(port));
 }
 bool Name::is_any() const {
-    if (any.sa_family == AF_INET) return v4.sin_addr.s_addr == 0;
+    Name plain = unmapped();
+    if (plain.any.sa_family == AF_INET) return plain.v4.sin_addr.s_addr == 0;
     static const in6_addr zero{};
     return any.sa_family == AF_INET6 && memcmp(&v6.sin6_addr, &zero, sizeof zero) == 0;
+}
+static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255};
+Name Name::unmapped() const {
+    if (any.sa_family != AF_INET6) return *this;
+    if (memcmp(&v6.sin6_addr, mapped_prefix, sizeof mapped_prefix)) return *this;
+    Name plain;
+    plain.v4.sin_family = AF_INET;
+    plain.v4.sin_port = v6.sin6_port;
+    memcpy(&plain.v4.sin_addr, v6.sin6_addr.s6_addr + sizeof mapped_prefix, 4);
+    plain.size = sizeof v4;
+    return plain;
+}
+Name Name::mapped() const {
+    if (any.sa_family != AF_INET) return *this;
+    Name longer;
+    longer.v6.sin6_family = AF_INET6;
+    longer.v6.sin6_port = v4.sin_port;
+    memcpy(&longer.v6.sin6_addr, mapped_prefix, sizeof mapped_prefix);
+    memcpy(longer.v6.sin6_addr.s6_addr + sizeof mapped_prefix, &v4.sin_addr, 4);
+    longer.size = sizeof v6;
+    return longer;
 }
 void Name::give(sockaddr* out, socklen_t* room) const {
     if (!out || !room) return;
@@ -60,11 +84,8 @@ namespace {
 
 // The address that a name stands for, IPv4-mapped ones included. 0: not an IPv4 address.
 uint32_t ipv4_of(const Name& name) {
-    if (name.any.sa_family == AF_INET) return ntohl(name.v4.sin_addr.s_addr);
-    const uint8_t* b = name.v6.sin6_addr.s6_addr;
-    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255};
-    if (memcmp(b, mapped, 12)) return 0;
-    return uint32_t(b[12]) << 24 | uint32_t(b[13]) << 16 | uint32_t(b[14]) << 8 | b[15];
+    Name plain = name.unmapped();
+    return plain.any.sa_family == AF_INET ? ntohl(plain.v4.sin_addr.s_addr) : 0;
 }
 bool is_v6_loopback(const Name& name) {
     static const in6_addr loopback = IN6ADDR_LOOPBACK_INIT;
@@ -78,7 +99,8 @@ int read_name(const Endpoint& e, const sockaddr* from, socklen_t size, Name& out
     if (size > sizeof out.bytes || size < sizeof(sa_family_t)) return EINVAL;
     memcpy(out.bytes, from, size);
     out.size = size;
-    if (e.family == AF_UNIX) return out.any.sa_family == AF_UNIX ? 0 : EINVAL;
+    if (e.family == AF_UNIX)
+        return out.any.sa_family == AF_UNIX && size <= sizeof(sockaddr_un) ? 0 : EINVAL;
     size_t least = e.family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
     if (size < (e.family == AF_INET ? least : size_t(offsetof(sockaddr_in6, sin6_scope_id))))
         return EINVAL;
@@ -130,8 +152,9 @@ int Machine::install(Endpoint& e) {
 int Machine::open_socket_here(int socket_family, int type, int protocol) {
     if (socket_family != AF_INET && socket_family != AF_INET6 && socket_family != AF_UNIX)
         return -EAFNOSUPPORT;
+    if (type < 0 || type > largest_type) return -EINVAL;
     if (type != SOCK_STREAM) return -ESOCKTNOSUPPORT;
-    bool right = protocol == 0 || (socket_family != AF_UNIX && protocol == IPPROTO_TCP);
+    bool right = protocol == 0 || protocol == (socket_family == AF_UNIX ? AF_UNIX : IPPROTO_TCP);
     if (!right) return -EPROTONOSUPPORT;
     int fd = free_descriptor();
     if (fd < 0) return fd;
@@ -139,6 +162,7 @@ int Machine::open_socket_here(int socket_family, int type, int protocol) {
 }
 
 int Machine::open_pair_here(int socket_family, int type, int out[2]) {
+    if (type < 0 || type > largest_type) return -EINVAL;
     if (socket_family == AF_INET || socket_family == AF_INET6) return -EOPNOTSUPP;
     if (socket_family != AF_UNIX) return -EAFNOSUPPORT;
     if (type != SOCK_STREAM) return -ESOCKTNOSUPPORT;
@@ -174,23 +198,38 @@ int Machine::close_here(int fd) {
 
 // Ports -------------------------------------------------------------------------------------------
 
-bool Machine::port_free(const Endpoint& asking, const Name& wanted, bool for_listening) const {
+namespace {
+
+// Whether it is bound to that port, or has a connection that comes from it.
+bool holds_port(const Endpoint& e, int port) {
+    bool holds = e.bound || e.state == Endpoint::State::connecting ||
+                 e.state == Endpoint::State::connected;
+    return !e.is_unix && holds && e.local.port() == port;
+}
+bool same_address(const Name& a, const Name& b) {  // of one family
+    if (a.any.sa_family == AF_INET) return a.v4.sin_addr.s_addr == b.v4.sin_addr.s_addr;
+    return memcmp(&a.v6.sin6_addr, &b.v6.sin6_addr, sizeof a.v6.sin6_addr) == 0;
+}
+
+}  // namespace
+
+bool Machine::port_free(const Endpoint& asking, const Name& asked, bool /*for_listening*/) const {
+    Name wanted = asked.unmapped();
     for (const Quiet& each : quiet)
         if (each.port == wanted.port() && each.until > world.time() && !asking.reuse_address)
             return false;
-    for (const Endpoint* each : bound) {
-        if (each == &asking || each->local.port() != wanted.port()) continue;
-        bool both_v4 = each->family == AF_INET && wanted.any.sa_family == AF_INET;
-        bool apart = both_v4 && !each->local.is_any() && !wanted.is_any() &&
-                     each->local.v4.sin_addr.s_addr != wanted.v4.sin_addr.s_addr;
-        bool other_family = each->family != wanted.any.sa_family &&
-                            (each->v6_only || asking.v6_only ||
-                             !(each->family == AF_INET6 ? each->local : wanted).is_any());
+    for (const Endpoint* each : descriptors) {
+        if (!each || each == &asking || !holds_port(*each, wanted.port())) continue;
+        Name local = each->local.unmapped();
+        bool alike = local.any.sa_family == wanted.any.sa_family;
+        bool apart = alike && !local.is_any() && !wanted.is_any() && !same_address(local, wanted);
+        // The wildcard of IPv6 is IPv4's as well, unless somebody said that it is not.
+        const Name& v6 = local.any.sa_family == AF_INET6 ? local : wanted;
+        bool other_family = !alike && (each->v6_only || asking.v6_only || !v6.is_any());
         if (apart || other_family) continue;
         if (each->reuse_port && asking.reuse_port) continue;
         bool polite = each->reuse_address && asking.reuse_address;
         if (polite && each->state != Endpoint::State::listening) continue;
-        if (polite && !for_listening && each->state != Endpoint::State::listening) continue;
         return false;
     }
     return true;
@@ -222,8 +261,11 @@ int Machine::bind_here(Endpoint& e, const sockaddr* to, socklen_t size) {
     if (e.is_unix) return bind_path(e, to, size);
     Name wanted;
     if (int error = read_name(e, to, size, wanted)) return -error;
-    if (e.state != Endpoint::State::fresh || e.bound) return -EINVAL;
+    bool idle = e.state == Endpoint::State::fresh || e.state == Endpoint::State::dead;
+    if (!idle || e.bound) return -EINVAL;
+    if (e.v6_only && wanted.unmapped().any.sa_family == AF_INET) return -EINVAL;
     if (!is_mine(wanted)) return -EADDRNOTAVAIL;
+    e.port_chosen = wanted.port() != 0;
     if (wanted.port() == 0) {
         e.local = wanted;
         int port = ephemeral_port(e);
@@ -232,6 +274,8 @@ int Machine::bind_here(Endpoint& e, const sockaddr* to, socklen_t size) {
     } else if (!port_free(e, wanted, false)) {
         return -EADDRINUSE;
     }
+    // Who listens at an IPv6 address will not hear of IPv4, asked for or not.
+    if (!wanted.is_any() && wanted.unmapped().any.sa_family == AF_INET6) e.v6_only = true;
     e.local = wanted;
     e.bound = true;
     bound.push(&e);
@@ -239,9 +283,10 @@ int Machine::bind_here(Endpoint& e, const sockaddr* to, socklen_t size) {
 }
 
 int Machine::listen_here(Endpoint& e, int backlog) {
-    if (e.state == Endpoint::State::connected || e.state == Endpoint::State::connecting) return -EINVAL;
+    if (e.state != Endpoint::State::fresh && e.state != Endpoint::State::listening) return -EINVAL;
     if (e.is_unix && !e.bound) return -EINVAL;
     if (!e.bound) {
+        e.port_chosen = false;
         e.local.any.sa_family = sa_family_t(e.family);
         e.local.size = e.family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
         int port = ephemeral_port(e);
@@ -249,7 +294,8 @@ int Machine::listen_here(Endpoint& e, int backlog) {
         e.local.set_port(port);
         e.bound = true;
         bound.push(&e);
-    } else if (!e.is_unix && e.state != Endpoint::State::listening && !port_free(e, e.local, true)) {
+    } else if (!e.is_unix && e.state != Endpoint::State::listening &&
+               !port_free(e, e.local, true)) {
         return -EADDRINUSE;
     }
     e.state = Endpoint::State::listening;
@@ -273,11 +319,6 @@ int Machine::accept_here(Endpoint& e, sockaddr* from, socklen_t* size) {
     e.first_waiting = child.next_waiting;
     --e.waiting;
     child.listener = nullptr;
-    child.nodelay = e.nodelay;
-    child.keepalive = e.keepalive;
-    child.lingers = e.lingers;
-    child.linger_seconds = e.linger_seconds;
-    child.user_timeout = e.user_timeout;
     int fd = install(child);
     child.remote.give(from, size);
     world.release(child);  // the queue's
@@ -287,20 +328,21 @@ int Machine::accept_here(Endpoint& e, sockaddr* from, socklen_t* size) {
 
 int Machine::connect_here(Endpoint& e, const sockaddr* to, socklen_t size) {
     if (e.is_unix) return connect_path(e, to, size);
-    Name wanted;
-    if (size >= sizeof(sa_family_t) && to->sa_family != AF_UNSPEC)
-        if (int error = read_name(e, to, size, wanted)) return -error;
+    if (size < sizeof(sa_family_t)) return -EINVAL;
     switch (e.state) {
     case Endpoint::State::fresh: break;
     case Endpoint::State::listening: return -EISCONN;
     case Endpoint::State::connecting: return -EALREADY;
-    case Endpoint::State::connected: return -EISCONN;
-    case Endpoint::State::dead: {
-        int error = e.error;
-        e.error = 0;
-        return error ? -error : -ECONNABORTED;
+    case Endpoint::State::connected: return std::exchange(e.call_untold, false) ? 0 : -EISCONN;
+    case Endpoint::State::dead:
+        // The call that tells of the failure is also the one after which all is forgotten.
+        if (!e.call_untold) return -EISCONN;
+        int error = e.error ? e.error : ECONNABORTED;
+        (void)start_over(world, e);
+        return -error;
     }
-    }
+    Name wanted;
+    if (int error = read_name(e, to, size, wanted)) return -error;
     Machine* there = world.owner_of(wanted, *this);
     if (!there) return -ENETUNREACH;
     if (!e.bound) {
@@ -314,9 +356,9 @@ int Machine::connect_here(Endpoint& e, const sockaddr* to, socklen_t size) {
         int port = e.local.port();
         e.local = wanted;
         if (wanted.is_any() || is_loopback(wanted)) {
-            if (wanted.is_any() && e.family == AF_INET) e.local.v4.sin_addr.s_addr = htonl(0x7f000001);
-            if (wanted.is_any() && e.family == AF_INET6) e.local.v6.sin6_addr = IN6ADDR_LOOPBACK_INIT;
-            if (e.family == AF_INET && is_loopback(wanted)) e.local.v4.sin_addr.s_addr = htonl(0x7f000001);
+            constexpr in6_addr v6_loopback = IN6ADDR_LOOPBACK_INIT;
+            if (e.family == AF_INET) e.local.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+            else if (wanted.is_any()) e.local.v6.sin6_addr = v6_loopback;
         } else if (e.family == AF_INET) {
             e.local.v4.sin_addr.s_addr = htonl(ip);
         }
@@ -329,6 +371,7 @@ int Machine::connect_here(Endpoint& e, const sockaddr* to, socklen_t size) {
     }
     e.remote = wanted;
     e.state = Endpoint::State::connecting;
+    e.call_untold = true;
     world.begin_connecting(e);
     return -EINPROGRESS;
 }
@@ -340,11 +383,13 @@ int Machine::shutdown_here(Endpoint& e, int how) {
         if (e.is_unix) {
             e.receive_ended |= receiving;
             e.send_ended |= sending;
+            touch(e);
             return 0;
         }
         if (!receiving) return 0;
+        // It listens no more, and keeps its name if it has chosen its port itself.
         world.close(e);
-        e.state = Endpoint::State::fresh;
+        (void)start_over(world, e);
         return 0;
     }
     if (e.is_unix) {
@@ -360,11 +405,12 @@ int Machine::shutdown_here(Endpoint& e, int how) {
     }
     if (e.state == Endpoint::State::connecting) {
         world.close(e);
-        e.state = Endpoint::State::dead;
+        start_over(world, e).error = ECONNRESET;
         return 0;
     }
-    if (e.state != Endpoint::State::connected) return -ENOTCONN;
     e.receive_ended |= receiving;
+    if (e.state != Endpoint::State::connected) return -ENOTCONN;
+    e.call_untold = false;
     if (sending && !e.send_ended) world.end_of_sending(e);
     touch(e);
     return 0;
@@ -374,7 +420,8 @@ int Machine::shutdown_here(Endpoint& e, int how) {
 
 Path* Machine::find_path(const Name& wanted) {
     for (Path& each : paths)
-        if (each.size == wanted.size && !memcmp(each.text, wanted.path.sun_path, each.size - offsetof(sockaddr_un, sun_path)))
+        if (each.size == wanted.size && !memcmp(each.text, wanted.path.sun_path,
+                                                each.size - offsetof(sockaddr_un, sun_path)))
             return &each;
     return nullptr;
 }
@@ -394,8 +441,9 @@ bool folder_exists(const char* path) {
     const char* last = strrchr(path, '/');
     if (!last || last == path) return true;
     static const char* const folders[] = {"/tmp", "/run", "/var/run", "."};
+    size_t length = size_t(last - path);
     for (const char* each : folders)
-        if (strlen(each) == size_t(last - path) && !strncmp(each, path, size_t(last - path))) return true;
+        if (strlen(each) == length && !strncmp(each, path, length)) return true;
     return false;
 }
 
@@ -404,9 +452,8 @@ bool folder_exists(const char* path) {
 int Machine::bind_path(Endpoint& e, const sockaddr* to, socklen_t size) {
     constexpr socklen_t head = offsetof(sockaddr_un, sun_path);
     Name wanted;
-    if (size > sizeof(sockaddr_un)) return -EINVAL;
     if (int error = read_name(e, to, size, wanted)) return -error;
-    if (e.bound) return -EINVAL;
+    if (e.bound) return wanted.size == head ? 0 : -EINVAL;
     if (wanted.size == head) {  // any name
         wanted.path.sun_path[0] = 0;
         static const char digits[] = "0123456789abcdef";
@@ -442,6 +489,7 @@ int Machine::connect_path(Endpoint& e, const sockaddr* to, socklen_t size) {
     if (listener->waiting > listener->backlog) return -EAGAIN;
     Endpoint& child = world.make_endpoint(*this, AF_UNIX);
     child.local = listener->local;
+    child.bound = true;  // to its listener's name
     child.remote = e.local;
     e.remote = listener->local;
     world.join(e, child);
@@ -451,8 +499,7 @@ int Machine::connect_path(Endpoint& e, const sockaddr* to, socklen_t size) {
     child.listener = listener;
     ++listener->waiting;
     world.take(child);
-    touch(*listener);
-    touch(e);
+    touch(*listener);  // and not the caller, whom Linux does not tell what it knows by now
     return 0;
 }
 
@@ -499,7 +546,7 @@ int Machine::get_option_here(Endpoint& e, int level, int option, void* out, sock
     } else if (level == IPPROTO_IPV6 && e.family == AF_INET6 && option == IPV6_V6ONLY) {
         value = e.v6_only;
     } else {
-        return level == IPPROTO_IPV6 && e.family == AF_INET6 ? -ENOPROTOOPT : -EOPNOTSUPP;
+        return e.family == AF_INET6 ? -ENOPROTOOPT : -EOPNOTSUPP;
     }
     socklen_t copied = *size < sizeof value ? *size : socklen_t(sizeof value);
     memcpy(out, &value, copied);
@@ -507,8 +554,21 @@ int Machine::get_option_here(Endpoint& e, int level, int option, void* out, sock
     return 0;
 }
 
+// Linux counts retransmissions, not seconds, and tells how long they take.
+static int length_of_retries(int seconds) {
+    constexpr int longest = 120, most = 255;
+    int length = 0, retries = 0;
+    for (int next = 1; length < seconds && retries < most; ++retries) {
+        length += next;
+        next = next * 2 < longest ? next * 2 : longest;
+    }
+    return length;
+}
+
 int Machine::set_option_here(Endpoint& e, int level, int option, const void* in, socklen_t size) {
     if (level != SOL_SOCKET && e.is_unix) return -EOPNOTSUPP;
+    bool of_v6 = level == IPPROTO_IPV6 && e.family == AF_INET6 && option == IPV6_V6ONLY;
+    if (level != SOL_SOCKET && level != IPPROTO_TCP && !of_v6) return -ENOPROTOOPT;
     if (size < sizeof(int)) return -EINVAL;
     int value;
     memcpy(&value, in, sizeof value);
@@ -527,7 +587,9 @@ int Machine::set_option_here(Endpoint& e, int level, int option, const void* in,
         case SO_SNDBUF: {
             int doubled = value > most_buffer / 2 ? most_buffer : value * 2;
             int least = option == SO_RCVBUF ? least_buffer : 2 * least_buffer;
-            (option == SO_RCVBUF ? e.receive_buffer : e.send_buffer) = doubled < least ? least : doubled;
+            (option == SO_RCVBUF ? e.receive_buffer : e.send_buffer) =
+                doubled < least ? least : doubled;
+            (option == SO_RCVBUF ? e.receive_buffer_set : e.send_buffer_set) = true;
             return 0;
         }
         case SO_LINGER: {
@@ -563,11 +625,12 @@ int Machine::set_option_here(Endpoint& e, int level, int option, const void* in,
             if (value < 0) return -EINVAL;
             e.user_timeout = value;
             return 0;
-        case TCP_DEFER_ACCEPT: e.defer_accept = value; return 0;
+        case TCP_DEFER_ACCEPT: e.defer_accept = length_of_retries(value); return 0;
         case TCP_FASTOPEN:
-            if (value < 0 || (e.state != Endpoint::State::fresh && e.state != Endpoint::State::listening))
+            if (value < 0) return -EINVAL;
+            if (e.state != Endpoint::State::fresh && e.state != Endpoint::State::listening)
                 return -EINVAL;
-            e.fast_open = value;
+            e.fast_open = value < most_fast_open ? value : most_fast_open;
             return 0;
         case TCP_FASTOPEN_CONNECT:
             if (value < 0 || value > 1 || e.state != Endpoint::State::fresh) return -EINVAL;
@@ -576,12 +639,9 @@ int Machine::set_option_here(Endpoint& e, int level, int option, const void* in,
         default: return -ENOPROTOOPT;
         }
     }
-    if (level == IPPROTO_IPV6 && e.family == AF_INET6 && option == IPV6_V6ONLY) {
-        if (e.bound) return -EINVAL;
-        e.v6_only = value != 0;
-        return 0;
-    }
-    return -ENOPROTOOPT;
+    if (holds_port(e, e.local.port())) return -EINVAL;
+    e.v6_only = value != 0;
+    return 0;
 }
 
 // Names of hosts ----------------------------------------------------------------------------------
@@ -646,7 +706,8 @@ void Machine::fill_in_descriptors() {
     get_peer_name = [](const System& s, int fd, sockaddr* out, socklen_t* size) {
         return on(s, Call::get_peer_name, fd, [&](Machine&, Endpoint& e) {
             if (e.state != Endpoint::State::connected) return -ENOTCONN;
-            e.remote.give(out, size);
+            // A UNIX peer may have been given its name since.
+            (e.is_unix ? e.peer->local : e.remote).give(out, size);
             return 0;
         });
     };

@@ -1,9 +1,9 @@
 // Endpoint: a socket as a kernel keeps it: what programs can observe of TCP and of UNIX streams.
 //
 // The bytes of one direction live with their sender, in a ring between `read` (what the peer's
-// program has taken) and `written` (what ours has given). Between them `sent`, `arrived` and `acked`
-// move as packets do, so windows, full buffers and late acknowledgements need nothing else. A packet
-// carries a position, not bytes: a later one makes up for one that was lost, as TCP's do.
+// program has taken) and `written` (what ours has given). Between them `sent`, `arrived` and
+// `acked` move as packets do, so windows, full buffers and late acknowledgements need nothing else.
+// A packet carries a position, not bytes: a later one makes up for one that was lost, as TCP's do.
 //
 // Invariants:
 //  - read <= arrived <= sent <= written, acked <= arrived.

@@ -249,6 +249,7 @@ void Simulation::close(Endpoint& e) {
             release(*child);
         }
         e.waiting = 0;
+        e.state = State::dead;  // for who has called and is not in the queue yet
     }
     e.machine->unbind(e);
     if (e.is_unix) return close_unix(e);
@@ -352,7 +353,7 @@ void Simulation::arrive_syn(const Event& event) {
     static_cast<Settings&>(child) = *listener;
     if (!listener->send_buffer_set) child.send_buffer = send_buffer;
     if (!listener->receive_buffer_set) child.receive_buffer = receive_buffer;
-    child.fast_open = 0;
+    child.fast_open = child.defer_accept = 0;  // those are of listeners
     join(e, child);
     e.state = State::connecting;
     child.listener = listener;
@@ -442,7 +443,8 @@ ssize_t Simulation::receive(Endpoint& e, char* out, size_t size) {
         from.read += count;
         if (from.read == from.written) from.bytes.drop();
         if (from.is_unix) wake(from);
-        else if (from.sent == from.window_edge && e.state == State::connected && from.state == State::connected)
+        else if (from.sent == from.window_edge && e.state == State::connected &&
+                 from.state == State::connected)
             transmit(Event::ack, e, from, from.arrived);  // the window has moved
         return ssize_t(count);
     }
@@ -475,6 +477,11 @@ void Simulation::arrive_data(const Event& event) {
     Endpoint& sender = *event.from;
     Endpoint& receiver = *event.to;
     if (overtaken_by_reset(sender, receiver) || receiver.state != State::connected) return;
+    // Who has shut down both ways takes nothing in any more, and resets who sends all the same.
+    if (receiver.receive_ended && receiver.send_ended) {
+        reset_peer(receiver);
+        return die(receiver, ECONNRESET);
+    }
     if (event.position > sender.arrived) sender.arrived = event.position;
     sender.unheard_since = 0;
     // Nobody will ever read it: who sent it is told.
