@@ -232,7 +232,7 @@ TEST(by_chance_every_order_comes_up) {
         (void)sim::run(seed, [&](World& world) {
             for (char each : {'a', 'b', 'c', 'd'})
                 world.host("host").run([&order, each] { order += each; });
-        });
+        }, {.schedule = sim::Schedule::random});
         bool seen = false;
         for (const std::string& each : orders) seen |= each == order;
         if (!seen) orders.push_back(order);

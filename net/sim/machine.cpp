@@ -140,7 +140,8 @@ uint32_t Machine::choose_ready(const Candidates& ready) {
         if (ready.count > 1) chosen = world.explorer->choose(ready.count);
     } else if (ready.count > 1 || world.options.schedule == Schedule::pct) {
         switch (world.options.schedule) {
-        case Schedule::production: break;
+        case Schedule::production:
+        case Schedule::any: break;
         case Schedule::random: chosen = world.chance.one_of(schedule, ready.count); break;
         case Schedule::pct:
             chosen = world.chance.decided(

@@ -5,7 +5,7 @@
 namespace copse::sim::detail {
 
 namespace {
-const char* const schedules[] = {"production", "random", "pct"};
+const char* const schedules[] = {"production", "random", "pct", "any"};
 constexpr const char* heading = "copse replay 1\n";
 }  // namespace
 
@@ -20,7 +20,7 @@ bool Replay::read(const char* path) {
         if (sscanf(line, "seed %llu", &a) == 1) {
             seed = a;
         } else if (sscanf(line, "schedule %31s %u", word, &value) >= 1) {
-            for (int i = 0; i < 3; ++i)
+            for (int i = 0; i < 4; ++i)
                 if (strcmp(word, schedules[i]) == 0) schedule = Schedule(i);
             if (value) depth = value;
         } else if (sscanf(line, "%llx %llu %u", &a, &b, &value) == 3) {

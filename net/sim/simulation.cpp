@@ -34,6 +34,10 @@ Simulation::Simulation(uint64_t with_seed, const Options& with)
     chance.begin(seed);
     user = Chance::stream(9);
     weather_ = Chance::stream(10);
+    if (options.schedule == Schedule::any) {
+        Stream kinds = Chance::stream(13);
+        options.schedule = Schedule(chance.noise(kinds) % 3);
+    }
     if (options.schedule == Schedule::pct) {
         // Where priorities change: nobody knows how long the run will be, so that is drawn too.
         Stream points = Chance::stream(11);

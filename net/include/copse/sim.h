@@ -81,7 +81,8 @@ template <class F> Task question(F&& fn, bool* answer) {
 enum class Schedule : uint8_t {
     production,  // first in, first out, as without a simulator
     random,      // any
-    pct,         // the one of highest priority; priorities change at `depth` random dispatches
+    pct,         // the one of highest priority; priorities change at `depth` - 1 random dispatches
+    any,         // one of these, drawn with the seed
 };
 
 // A machine of the world. A handle: copyable, valid as long as its world.
@@ -228,7 +229,7 @@ COPSE_API void sometimes(const char* mark, bool reached = true);
 COPSE_API World* inside();
 
 struct Options {
-    Schedule schedule = Schedule::random;
+    Schedule schedule = Schedule::any;
     unsigned depth = 3;                                                   // of Schedule::pct
     Duration limit = Duration::nanoseconds(3600'000'000'000);             // of virtual time
     uint64_t most_steps = 100'000'000;                                    // then the run has failed
