@@ -121,7 +121,7 @@ Result<Stream> Socket::accept() {
             loop_->exhausted(*watch_, PollEvent::readable);
         } else if (is_exhaustion(failed)) {
             if ((error = starve(failed))) return {{}, error};
-        } else if (belongs_to_the_peer(failed)) {
+        } else if (fd < 0 && belongs_to_the_peer(failed)) {
             if (++failures % failures_at_once) loop_->pace();
             else if ((error = starve(failed))) return {{}, error};
         } else {
