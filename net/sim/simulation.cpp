@@ -50,8 +50,20 @@ Simulation::Simulation(uint64_t with_seed, const Options& with)
 Simulation::~Simulation() {
     while (!agenda_.empty()) {
         Event event = pop();
-        if (event.to) release(*event.to);
-        if (event.from) release(*event.from);
+        // What was on its way arrives no more: nobody waits for it any longer.
+        for (Endpoint* each : {event.to, event.from}) {
+            if (!each) continue;
+            if (Endpoint* peer = each->peer) {
+                each->peer = peer->peer = nullptr;
+                release(*peer);
+                release(*each);
+            }
+            if (each->listener && each->listener->fd < 0) {  // held until it is confirmed
+                release(*each->listener);
+                each->listener = nullptr;
+            }
+            release(*each);
+        }
     }
     for (Appointment* each : appointments_) {
         each->task.destroy(each->task.closure);
