@@ -75,6 +75,8 @@ struct Endpoint : Settings {
     Machine* machine;
     Endpoint* peer = nullptr;
     int references = 0;
+    Endpoint* next_made = nullptr;  // of all there are
+    Endpoint** link = nullptr;
     int fd = -1;  // -1: no program has it
     State state = State::fresh;
     bool is_unix = false;

@@ -48,22 +48,11 @@ Simulation::Simulation(uint64_t with_seed, const Options& with)
 }
 
 Simulation::~Simulation() {
-    while (!agenda_.empty()) {
-        Event event = pop();
-        // What was on its way arrives no more: nobody waits for it any longer.
-        for (Endpoint* each : {event.to, event.from}) {
-            if (!each) continue;
-            if (Endpoint* peer = each->peer) {
-                each->peer = peer->peer = nullptr;
-                release(*peer);
-                release(*each);
-            }
-            if (each->listener && each->listener->fd < 0) {  // held until it is confirmed
-                release(*each->listener);
-                each->listener = nullptr;
-            }
-            release(*each);
-        }
+    // What was on its way arrives no more, and nobody holds anybody any longer.
+    while (Endpoint* e = first_endpoint_) {
+        first_endpoint_ = e->next_made;
+        e->~Endpoint();
+        free(e);
     }
     for (Appointment* each : appointments_) {
         each->task.destroy(each->task.closure);

@@ -183,7 +183,7 @@ class Simulation {
     Array<Appointment*> appointments_;
     Array<Promise*> promises_;
     Stream weather_;
-    size_t endpoints_ = 0;
+    Endpoint* first_endpoint_ = nullptr;
     Array<uint64_t> change_points_;  // of Schedule::pct
     struct Lowered {
         uint64_t key;

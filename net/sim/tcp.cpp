@@ -72,16 +72,20 @@ Endpoint& Simulation::make_endpoint(Machine& machine, int family) {
     constexpr uint32_t sizes = sizeof buffer_sizes / sizeof *buffer_sizes;
     e.send_buffer = e.is_unix ? unix_buffer : buffer_sizes[chance.one_of(e.chance, sizes)];
     e.receive_buffer = e.is_unix ? unix_buffer : buffer_sizes[chance.one_of(e.chance, sizes)];
-    ++endpoints_;
+    e.next_made = first_endpoint_;
+    e.link = &first_endpoint_;
+    if (e.next_made) e.next_made->link = &e.next_made;
+    first_endpoint_ = &e;
     return e;
 }
 
 void Simulation::release(Endpoint& e) {
     if (--e.references) return;
     e.machine->unbind(e);
+    *e.link = e.next_made;
+    if (e.next_made) e.next_made->link = e.link;
     e.~Endpoint();
     free(&e);
-    --endpoints_;
 }
 
 void leave_port(Endpoint& e) {
