@@ -1,5 +1,6 @@
 # The programs of tools/: see tools_test.sh.
 if(COPSE_BUILD_TOOLS)
     copse_register_script(tools $<TARGET_FILE:copse-echo> $<TARGET_FILE:copse-load>
+                          $<TARGET_FILE:copse-chat> $<TARGET_FILE:copse-sim-demo>
                           "${CMAKE_CROSSCOMPILING_EMULATOR}")
 endif()

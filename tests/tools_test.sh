@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
 # Tools: the programs of tools/ do what they say, to each other and on a command line.
 #
-#   tools_test.sh <sentence> <scratch> <copse-echo> <copse-load> <emulator's words> ...
+#   tools_test.sh <sentence> <scratch> <copse-echo> <copse-load> <copse-chat> <copse-sim-demo>
+#                 <emulator's words> ...
 set -euo pipefail
 sentence=$1 scratch=$2
-echo_program=("${@:5}" "$3")
-load_program=("${@:5}" "$4")
+echo_program=("${@:7}" "$3")
+load_program=("${@:7}" "$4")
+chat_program=("${@:7}" "$5")
+demo_program=("${@:7}" "$6")
 
 fail() { echo "failed: $*" >&2; exit 1; }
 
 # serve <standard input> <words of copse-echo ...>: starts it and learns the port; `said` is what it
-# goes on to say.
+# goes on to say. serve_chat is the same for copse-chat.
 server=
+serve_chat() {
+    local echo_program=("${chat_program[@]}")
+    serve "$@"
+}
 serve() {
     mkfifo "$scratch/said"
     if [ "$1" = closed ]; then "${echo_program[@]}" "${@:2}" <&- >"$scratch/said" &
@@ -19,7 +26,7 @@ serve() {
     server=$!
     exec {said}<"$scratch/said"
     rm "$scratch/said"
-    read -r -t 30 -u "$said" line || fail "copse-echo did not start"
+    read -r -t 30 -u "$said" line || fail "it did not start"
     port=${line##*:}
 }
 stop() { kill "$server"; wait "$server" 2>/dev/null || true; }
@@ -31,6 +38,16 @@ hears() {
 }
 hears_nothing() { ! read -r -t 0.3 -u "$1" line || fail "'$line' came instead of nothing"; }
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true' EXIT
+
+# join <variable> <name> [room]: a member of the chat; the variable becomes her descriptor.
+join() {
+    exec {member}<>"/dev/tcp/127.0.0.1/$port"
+    printf -v "$1" %s "$member"
+    hears "$member" '\* welcome, guest[0-9]+: .*'
+    printf '/name %s\n/join %s\n' "$2" "${3-tea}" >&"$member"
+    hears "$member" "\\* you are $2"
+    hears "$member" "\\* $2 joins ${3-tea}"
+}
 
 load() { "${load_program[@]}" --port "$port" "$@"; }
 figure() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" <<<"$result"; }
@@ -133,7 +150,101 @@ test_a_port_in_use_is_named() {
     [[ $complaint == *"$port: address already in use" ]] || fail "it said: $complaint"
 }
 
+test_members_of_a_room_hear_each_other() {
+    serve_chat /dev/null
+    join ann ann
+    join bob bob
+    hears "$ann" '\* bob joins tea'
+    join cat cat coffee
+    echo 'hello, bob' >&"$ann"
+    hears "$ann" 'ann: hello, bob'
+    hears "$bob" 'ann: hello, bob'
+    printf 'hello, ann\n/who\n' >&"$bob"
+    hears "$ann" 'bob: hello, ann'
+    hears "$bob" 'bob: hello, ann'
+    hears "$bob" '\* in tea: bob, ann'
+    hears_nothing "$cat"
+    echo /quit >&"$bob"
+    hears "$bob" '\* goodbye, bob'
+    hears "$ann" '\* bob leaves'
+}
+
+test_a_name_in_use_is_refused() {
+    serve_chat /dev/null
+    join ann ann
+    join bob bob coffee
+    echo '/name ann' >&"$bob"
+    hears "$bob" '\* the name ann is in use'
+    exec {ann}>&- {member}>&-
+    join ann ann
+    echo '/name <b>' >&"$ann"
+    hears "$ann" '\* a name is made of letters and digits'
+}
+
+# The kernel holds some megabytes for a member who does not read, and only then her queue fills.
+test_a_slow_reader_is_dropped_and_nobody_else_waits() {
+    serve_chat /dev/null --patience 1
+    join slow slow
+    join bob bob
+    local words gone='^\* slow reads too slowly and is gone$'
+    printf -v words '%0500d' 7
+    { for ((i = 0; i < 40000; ++i)); do echo "$words"; done >&"$bob"; } 2>/dev/null &
+    timeout 30 grep -m 1 -q "$gone" <&"$bob" || fail "the slow member was not dropped"
+    { kill $! && wait $!; } 2>/dev/null || true
+    join cat cat
+    echo hello >&"$cat"
+    timeout 30 grep -m 1 -q '^cat: hello$' <&"$cat" || fail "nobody is served any more"
+    timeout 30 grep -m 1 -q '^bob: 00' <&"$slow" || fail "the slow member has lost what was there"
+}
+
+test_a_line_that_is_too_long_is_heard_by_nobody() {
+    serve_chat /dev/null --line-limit 10
+    join ann ann
+    printf '12345678901\n1234567890\n' >&"$ann"
+    hears "$ann" '\* that line was too long, and nobody has heard it'
+    hears "$ann" 'ann: 1234567890'
+}
+
+test_a_silent_member_is_shown_the_door() {
+    serve_chat /dev/null --timeout 0.3
+    join ann ann
+    hears "$ann" '\* you were silent for too long; goodbye'
+    local code=0
+    read -r -t 30 -u "$ann" line || code=$?
+    [ "$code" -eq 1 ] || fail "the connection was not closed: $code"
+}
+
+test_a_seed_tells_the_same_story_each_time() {
+    local code=0
+    "${demo_program[@]}" >"$scratch/once" || code=$?
+    [ "$code" -eq 1 ] || fail "exit code $code: no deposit was lost"
+    "${demo_program[@]}" >"$scratch/again" || true
+    cmp "$scratch/once" "$scratch/again"
+    seed=$(sed -n 's/^seed //p' "$scratch/once")
+    "${demo_program[@]}" --seed "$seed" >"$scratch/alone" || true
+    cmp <(tail -n +2 "$scratch/once") "$scratch/alone"
+    grep -q '^a deposit was lost: .* trace [0-9a-f]\{16\}$' "$scratch/alone"
+}
+
+test_the_repaired_bank_loses_no_deposit() {
+    "${demo_program[@]}" --fixed --seeds 1000 >"$scratch/fixed"
+    grep -q 'a deposit was lost in 0$' "$scratch/fixed"
+}
+
+test_a_campaign_finds_the_lost_deposit_and_makes_it_small() {
+    cd "$scratch"
+    exits_with 1 "${demo_program[@]}" --campaign
+    [[ $complaint == *'a deposit was lost'*'COPSE_SEED='*'COPSE_REPLAY='* ]] || fail "$complaint"
+    exits_with 1 env COPSE_REPLAY=./sim-demo.replay "${demo_program[@]}" --campaign
+    exits_with 0 "${demo_program[@]}" --campaign --fixed
+}
+
 test_wrong_words_are_explained() {
+    exits_with 2 "${chat_program[@]}" --port 70000
+    exits_with 2 "${chat_program[@]}" --backlog 0
+    exits_with 0 "${chat_program[@]}" --help
+    exits_with 2 "${demo_program[@]}" --seed none
+    exits_with 0 "${demo_program[@]}" --help
     exits_with 2 "${echo_program[@]}" --port 70000
     exits_with 2 "${echo_program[@]}" --port http
     exits_with 2 "${echo_program[@]}" --timeout 0

@@ -1,13 +1,10 @@
 // Echo: a server that sends back what it receives, bytes as they come or line by line.
 //
-// Each connection has a thread that waits, and answers, and waits. While it waits it costs one page
-// of stack and no buffer: what receivepartial() returns is a view into the stream's own, and that
-// goes back to a pool before the thread parks; a buffer on the stack would stay. send() takes the
-// bytes, and at the end of the turn one system call writes them: an echo costs one recv and one
-// send, and many connections share one look at the poller.
+// echo.h has what a connection is answered; here are the options and main().
 //
 // It prints a status line for every line on standard input. Signals would be the usual way; copse
 // leaves signals to the program, and this one has none.
+#include "echo.h"
 #include "program.h"
 
 #include <copse/copse.h>
@@ -67,36 +64,12 @@ Options read_options(int count, char** words) {
     return options;
 }
 
-uint64_t echoes = 0, echoed_bytes = 0;
-
-bool reply(Stream& peer, std::string_view bytes) {
-    ++echoes;
-    echoed_bytes += bytes.size();
-    return bool(peer.send(bytes));
-}
-
-void echo_bytes(Stream& peer) {
-    constexpr int at_most = 65536;
-    for (;;) {
-        // An error that comes with bytes only says that these are fewer than at_most.
-        auto [bytes, error] = peer.receivepartial(at_most);
-        if (bytes.empty() || !reply(peer, bytes)) return;
-    }
-}
-
-void echo_lines(Stream& peer) {
-    for (;;) {
-        auto [line, error] = peer.receive("*l");
-        if (!reply(peer, line) || error) return;  // the last line may have no end
-        peer.send("\n");
-    }
-}
-
 void print_status(const Server& server) {
     Status status = copse::status();
     printf("%zu connections, %llu echoes, %llu bytes; %zu bytes unsent; "
            "%llu turns of %lld us on average and %lld at most; %s, %s\n",
-           server.connections(), (unsigned long long)echoes, (unsigned long long)echoed_bytes,
+           server.connections(), (unsigned long long)echo::answers,
+           (unsigned long long)echo::answered_bytes,
            status.buffered, (unsigned long long)status.turns,
            (long long)(status.turn_avg.count() / 1000), (long long)(status.turn_max.count() / 1000),
            status.poller, status.guard);
@@ -136,8 +109,8 @@ int main(int count, char** words) {
     if (!listener) return fail(options, listener.error);
     AddressText address = listener->address()->format();
 
-    Result<Server> server = addserver(std::move(*listener), options.lines ? echo_lines : echo_bytes,
-                                      options.timeout, "echo");
+    auto serve = options.lines ? echo::serve_lines : echo::serve_bytes;
+    Result<Server> server = addserver(std::move(*listener), serve, options.timeout, "echo");
     if (!server) return fail(options, server.error);
     printf("listening on %s\n", address.c_str());
     fflush(stdout);
