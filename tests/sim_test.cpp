@@ -473,6 +473,8 @@ TEST(a_crash_is_a_failure_that_names_its_seed) {
         });
     };
     CHECK_EQ(sim::campaign("x", options, crash), 1);
+    // Only that seed ends so, and no choice of it was to blame: none is left.
+    CHECK(slurp(std::string(folder.path) + "/x.replay").find("\nseed 7\n") != std::string::npos);
 }
 
 TEST(what_differs_the_second_time_is_told_of) {

@@ -70,14 +70,19 @@ struct Body {
     void* context;
 };
 
+// A run in a process of its own, and what was answered in it: shared, for it may crash.
+struct Attempt {
+    Outcome outcome;
+    uint32_t answers;
+    Answer recorded[most_recorded];
+};
+
 Outcome run_once(uint64_t seed, const Options& options, const Body& body, const Replay* replay,
-                 Array<Answer>* recorded) {
+                 Attempt* room) {
     Simulation simulation{seed, options};
     if (replay) simulation.chance.replay(replay->answers.begin(), replay->answers.size());
-    if (recorded) simulation.chance.record();
-    Outcome outcome = simulation.run(body.call, body.context);
-    if (recorded) recorded->swap(simulation.chance.recorded());
-    return outcome;
+    if (room) simulation.chance.record(room->recorded, most_recorded, &room->answers);
+    return simulation.run(body.call, body.context);
 }
 
 void describe(const Outcome& outcome) {
@@ -121,12 +126,6 @@ bool alike(const char* a, const char* b) {
     }
 }
 
-// Runs in a process of its own: it may crash. The outcome, and what was answered.
-struct Attempt {
-    Outcome outcome;
-    uint32_t answers;
-    Answer recorded[most_recorded];
-};
 Outcome attempt(Attempt& room, uint64_t seed, const Options& options, const Body& body,
                 const Replay* replay, bool record) {
     room.outcome = {};
@@ -136,12 +135,7 @@ Outcome attempt(Attempt& room, uint64_t seed, const Options& options, const Body
     if (child == 0) {
         if (!freopen("/dev/null", "w", stderr)) _exit(1);
         alarm(shrinking_seconds);
-        Array<Answer> recorded;
-        Outcome outcome = run_once(seed, options, body, replay, record ? &recorded : nullptr);
-        uint32_t count = recorded.size() < most_recorded ? recorded.size() : most_recorded;
-        if (count) memcpy(room.recorded, recorded.begin(), count * sizeof(Answer));
-        room.answers = count;
-        room.outcome = outcome;
+        room.outcome = run_once(seed, options, body, replay, record ? &room : nullptr);
         _exit(0);
     }
     int status = 0;
@@ -155,51 +149,81 @@ Outcome attempt(Attempt& room, uint64_t seed, const Options& options, const Body
     return outcome;
 }
 
-// Leaves out what the failure does not need: halves, quarters, ... of the answers, as long as it
-// stays a failure of the same kind.
-void shrink(const char* name, const CampaignOptions& options, const Body& body,
-            const Outcome& failure) {
-    auto& room = *static_cast<Attempt*>(shared(sizeof(Attempt)));
-    Outcome first = attempt(room, failure.seed, options.run, body, nullptr, true);
-    // A run that died recorded nothing: its schedule cannot be made small from here.
-    if (first.ok || !room.answers || room.answers == most_recorded) {
-        munmap(&room, sizeof room);
-        return;
+// Leaves out of a failure's answers what it does not need, as long as it stays a failure of the same
+// kind: first whole streams, then halves, quarters, ... of what is left.
+class Shrinker {
+  public:
+    Shrinker(const Options& options, const Body& body, uint64_t seed)
+        : options_{options}, body_{body}, room_{*static_cast<Attempt*>(shared(sizeof(Attempt)))} {
+        best.seed = seed;
+        best.schedule = options.schedule;
+        best.depth = options.depth;
     }
+    ~Shrinker() { munmap(&room_, sizeof room_); }
+
+    // false: it does not fail again, or takes more answers than can be written down.
+    bool shrink() {
+        first = attempt(room_, best.seed, options_, body_, nullptr, true);
+        before = room_.answers;
+        if (first.ok || before == most_recorded) return false;
+        for (uint32_t i = 0; i < before; ++i) best.answers.push(room_.recorded[i]);
+        until_ = seconds() + shrinking_seconds;
+        leave_out_streams();
+        for (uint32_t size = best.answers.size(); size; size /= 2)
+            for (uint32_t from = 0; from < best.answers.size() && !tired();) {
+                bool left_out =
+                    fails_without([&](uint32_t i) { return i >= from && i < from + size; });
+                if (!left_out) from += size;
+            }
+        return true;
+    }
+
     Replay best;
-    best.seed = failure.seed;
-    best.schedule = options.run.schedule;
-    best.depth = options.run.depth;
-    for (uint32_t i = 0; i < room.answers; ++i) best.answers.push(room.recorded[i]);
-    uint32_t before = best.answers.size();
-    double until = seconds() + shrinking_seconds;
-    int runs = 0;
-    auto fails_without = [&](uint32_t from, uint32_t count) {
+    Outcome first;
+    uint32_t before = 0;
+
+  private:
+    void leave_out_streams() {
+        for (uint32_t at = 0; at < best.answers.size() && !tired();) {
+            uint64_t key = best.answers[at].key;
+            bool seen = false;
+            for (uint32_t i = 0; i < at; ++i) seen |= best.answers[i].key == key;
+            bool left_out =
+                !seen && fails_without([&](uint32_t i) { return best.answers[i].key == key; });
+            if (!left_out) ++at;
+        }
+    }
+    template <class Which> bool fails_without(Which which) {
         Replay candidate;
-        candidate.seed = best.seed;
         for (uint32_t i = 0; i < best.answers.size(); ++i)
-            if (i < from || i >= from + count) candidate.answers.push(best.answers[i]);
-        ++runs;
-        Outcome outcome = attempt(room, best.seed, options.run, body, &candidate, false);
+            if (!which(i)) candidate.answers.push(best.answers[i]);
+        ++runs_;
+        Outcome outcome = attempt(room_, best.seed, options_, body_, &candidate, false);
         if (outcome.ok || !alike(outcome.failure, first.failure)) return false;
         best.answers.swap(candidate.answers);
         return true;
-    };
-    for (uint32_t size = best.answers.size(); size; size /= 2) {
-        for (uint32_t from = 0; from < best.answers.size();) {
-            if (seconds() > until || runs >= shrinking_runs) break;
-            if (!fails_without(from, size)) from += size;
-        }
     }
-    munmap(&room, sizeof room);
+    bool tired() const { return runs_ >= shrinking_runs || seconds() > until_; }
+
+    const Options& options_;
+    const Body& body_;
+    Attempt& room_;
+    double until_ = 0;
+    int runs_ = 0;
+};
+
+void shrink(const char* name, const CampaignOptions& options, const Body& body, uint64_t seed) {
+    Shrinker shrinker{options.run, body, seed};
+    if (!shrinker.shrink()) return;
     char path[4096];
     snprintf(path, sizeof path, "%s/%s.replay", options.folder, name);
     for (char* c = path; *c; ++c)
         if (*c == ' ') *c = '_';
-    if (!best.write(path, name, first.failure)) return;
+    if (!shrinker.best.write(path, name, shrinker.first.failure)) return;
     fprintf(stderr, "  in short: COPSE_REPLAY=%s ", path);
     print_command();
-    fprintf(stderr, "\n  (%u of %u unusual choices are needed)\n", best.answers.size(), before);
+    fprintf(stderr, "\n  (%u of %u unusual choices are needed)\n", shrinker.best.answers.size(),
+            shrinker.before);
 }
 
 void work(unsigned worker, const CampaignOptions& options, const Body& body) {
@@ -346,7 +370,7 @@ int campaign(const char* name, CampaignOptions options, void (*call)(void*, Worl
         fprintf(stderr, "  again: COPSE_SEED=%llu ", (unsigned long long)board->failure.seed);
         print_command();
         fputs("\n", stderr);
-        if (options.shrink) shrink(name, options, body, board->failure);
+        if (options.shrink) shrink(name, options, body, board->failure.seed);
     } else if (!print_marks()) {
         result = 1;
     } else {

@@ -35,9 +35,13 @@ class Chance {
     void begin(uint64_t seed) { seed_ = mix(seed + 0x9e3779b97f4a7c15u); }
     void replay(const Answer* answers, uint32_t count);
     bool replays() const { return replays_; }
-    // From now on, what was answered otherwise than by 0 is written down.
-    void record() { records_ = true; }
-    Array<Answer>& recorded() { return recorded_; }
+    // From now on, what is answered otherwise than by 0 is written down, as long as there is room;
+    // at once, so that a run that dies has left its answers behind.
+    void record(Answer* room, uint32_t most, uint32_t* used) {
+        recorded_ = room;
+        most_recorded_ = most;
+        used_ = used;
+    }
 
     static Stream stream(uint64_t kind, uint64_t a = 0, uint64_t b = 0) {
         return {mix(mix(mix(kind + 1) + a) + b), 0};
@@ -77,16 +81,17 @@ class Chance {
         return mix(seed_ ^ (key + index * 0x9e3779b97f4a7c15u));
     }
     uint32_t settle(const Stream& stream, uint64_t index, uint32_t answer) {
-        if (records_ && answer) [[unlikely]]
-            recorded_.push({stream.key, index, answer});
+        if (used_ && answer && *used_ < most_recorded_) [[unlikely]]
+            recorded_[(*used_)++] = {stream.key, index, answer};
         return answer;
     }
     uint32_t found(uint64_t key, uint64_t index, uint32_t n);
 
     uint64_t seed_ = 0;
     bool replays_ = false;
-    bool records_ = false;
-    Array<Answer> recorded_;
+    Answer* recorded_ = nullptr;
+    uint32_t most_recorded_ = 0;
+    uint32_t* used_ = nullptr;
     Array<Answer> table_;  // of a replay: open addressing, a power of two; value 0: free
 };
 

@@ -2,6 +2,7 @@
 #include "net/sim/simulation.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 
 namespace copse::sim::detail {
@@ -115,7 +116,7 @@ void program_ended(Machine* machine, bool awaited) { machine->world.program_ende
 // One dispatch: the only place where a machine's own work takes time.
 uint32_t Machine::choose_ready(const Candidates& ready) {
     clock += dispatch_cost;
-    if (++world.steps == world.options.stop_at) [[unlikely]] __builtin_trap();
+    if (++world.steps == world.options.stop_at) [[unlikely]] raise(SIGTRAP);
     if (++steps - steps_then > world.options.steps_per_second) [[unlikely]] {
         if (clock - second_began < one_second) {
             world.fail_with("host %s: a livelock: %llu threads dispatched within a virtual second",

@@ -201,7 +201,8 @@ class World {
     COPSE_API void setfaults(const Faults&, bool swarm = false);
     COPSE_API uint64_t faults() const;  // so many have happened
 
-    // Ends the run as failed. Hosts may call it: so a check may stand anywhere.
+    // Ends the run as failed, at the next wait of the host that calls it: so a check may stand
+    // anywhere, and what follows it must bear that it did not hold.
     COPSE_API void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
     COPSE_API bool failed() const;
 
