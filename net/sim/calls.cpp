@@ -7,6 +7,20 @@
 #include <stddef.h>
 #include <utility>
 
+// Options that not every system has. Where there is no number for one, nobody can ask for it.
+#if !defined(TCP_KEEPIDLE) && defined(TCP_KEEPALIVE)
+#define TCP_KEEPIDLE TCP_KEEPALIVE
+#endif
+#ifndef TCP_USER_TIMEOUT
+#define TCP_USER_TIMEOUT (-1)
+#endif
+#ifndef TCP_DEFER_ACCEPT
+#define TCP_DEFER_ACCEPT (-2)
+#endif
+#ifndef TCP_FASTOPEN_CONNECT
+#define TCP_FASTOPEN_CONNECT (-3)
+#endif
+
 namespace copse::sim::detail {
 
 const char* const call_names[calls] = {
