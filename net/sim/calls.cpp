@@ -36,6 +36,7 @@ constexpr int first_ephemeral = 32768, last_ephemeral = 60999;
 constexpr int most_backlog = 4096;
 constexpr int most_fast_open = 4096;
 constexpr int largest_type = 10;  // SOCK_PACKET: there is none beyond
+constexpr int64_t quiet_length = 60'000'000'000;  // TIME_WAIT
 constexpr int least_buffer = 2304, most_buffer = 425984;  // as Linux doubles and bounds them
 
 Machine& of(const System& system) { return Machine::of(system); }
@@ -152,9 +153,8 @@ int Machine::exhaustion() {
     return errors[world.trouble(trouble, world.faults.descriptors, 5)];
 }
 
-int Machine::install(Endpoint& e) {
-    int fd = free_descriptor();
-    if (fd < 0) return fd;
+// Gives the endpoint a descriptor that free_descriptor() has found.
+int Machine::install(int fd, Endpoint& e) {
     if (uint32_t(fd) >= descriptors.size()) descriptors.resize(uint32_t(fd) + 1);
     descriptors[uint32_t(fd)] = &e;
     e.fd = fd;
@@ -172,7 +172,7 @@ int Machine::open_socket_here(int socket_family, int type, int protocol) {
     if (!right) return -EPROTONOSUPPORT;
     int fd = free_descriptor();
     if (fd < 0) return fd;
-    return install(world.make_endpoint(*this, socket_family));
+    return install(fd, world.make_endpoint(*this, socket_family));
 }
 
 int Machine::open_pair_here(int socket_family, int type, int out[2]) {
@@ -227,7 +227,7 @@ bool same_address(const Name& a, const Name& b) {  // of one family
 
 }  // namespace
 
-bool Machine::port_free(const Endpoint& asking, const Name& asked, bool /*for_listening*/) const {
+bool Machine::port_free(const Endpoint& asking, const Name& asked) const {
     Name wanted = asked.unmapped();
     for (const Quiet& each : quiet)
         if (each.port == wanted.port() && each.until > world.time() && !asking.reuse_address)
@@ -249,6 +249,14 @@ bool Machine::port_free(const Endpoint& asking, const Name& asked, bool /*for_li
     return true;
 }
 
+// After an orderly end the port is not free at once.
+void Machine::let_rest(int port) {
+    uint32_t over = 0;
+    while (over < quiet.size() && quiet[over].until <= world.time()) ++over;
+    quiet.remove(0, over);
+    quiet.push({port, world.time() + quiet_length});
+}
+
 int Machine::ephemeral_port(const Endpoint& asking) {
     constexpr uint32_t number_of = last_ephemeral - first_ephemeral + 1;
     uint32_t begin = uint32_t(world.chance.noise(ports) % number_of);
@@ -261,7 +269,7 @@ int Machine::ephemeral_port(const Endpoint& asking) {
         for (const Endpoint* each : descriptors)
             used |= each && !each->is_unix && each->local.port() == port;
         for (const Quiet& each : quiet) used |= each.port == port && each.until > world.time();
-        if (!used && port_free(asking, wanted, false)) return port;
+        if (!used && port_free(asking, wanted)) return port;
     }
     return 0;
 }
@@ -285,7 +293,7 @@ int Machine::bind_here(Endpoint& e, const sockaddr* to, socklen_t size) {
         int port = ephemeral_port(e);
         if (!port) return -EADDRINUSE;
         wanted.set_port(port);
-    } else if (!port_free(e, wanted, false)) {
+    } else if (!port_free(e, wanted)) {
         return -EADDRINUSE;
     }
     // Who listens at an IPv6 address will not hear of IPv4, asked for or not.
@@ -308,8 +316,7 @@ int Machine::listen_here(Endpoint& e, int backlog) {
         e.local.set_port(port);
         e.bound = true;
         bound.push(&e);
-    } else if (!e.is_unix && e.state != Endpoint::State::listening &&
-               !port_free(e, e.local, true)) {
+    } else if (!e.is_unix && e.state != Endpoint::State::listening && !port_free(e, e.local)) {
         return -EADDRINUSE;
     }
     e.state = Endpoint::State::listening;
@@ -324,16 +331,16 @@ int Machine::accept_here(Endpoint& e, sockaddr* from, socklen_t* size) {
         touch(e);
         return -error;
     }
-    int free = e.first_waiting ? free_descriptor() : -EAGAIN;
-    if (free < 0) {
-        if (free != -EAGAIN) touch(e);
-        return free;
+    int fd = e.first_waiting ? free_descriptor() : -EAGAIN;
+    if (fd < 0) {
+        if (fd != -EAGAIN) touch(e);
+        return fd;
     }
     Endpoint& child = *e.first_waiting;
     e.first_waiting = child.next_waiting;
     --e.waiting;
     child.listener = nullptr;
-    int fd = install(child);
+    (void)install(fd, child);
     child.remote.give(from, size);
     world.release(child);  // the queue's
     if (child.keepalive) world.start_probing(child);

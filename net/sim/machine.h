@@ -134,7 +134,7 @@ struct Machine : System {
         return fd >= 0 && uint32_t(fd) < descriptors.size() ? descriptors[uint32_t(fd)] : nullptr;
     }
     int free_descriptor();
-    int install(Endpoint&);
+    int install(int fd, Endpoint&);
     Link& link_to(const Machine&);
 
     // calls.cpp
@@ -153,8 +153,9 @@ struct Machine : System {
     int connect_path(Endpoint&, const sockaddr*, socklen_t);
     Path* find_path(const Name&);
     bool is_mine(const Name&) const;
-    bool port_free(const Endpoint&, const Name&, bool for_listening) const;
+    bool port_free(const Endpoint&, const Name&) const;
     int ephemeral_port(const Endpoint&);
+    void let_rest(int port);
     void unbind(Endpoint&);
 
     // Chance ------------------------------------------------------------------------------------

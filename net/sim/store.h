@@ -50,9 +50,11 @@ template <class Item> class Array {
         size_ = size;
     }
     void clear() { size_ = 0; }
-    void remove(uint32_t at) {
-        memmove(static_cast<void*>(items_ + at), items_ + at + 1, (size_ - at - 1) * sizeof(Item));
-        --size_;
+    void remove(uint32_t at, uint32_t count = 1) {
+        if (!count) return;
+        memmove(static_cast<void*>(items_ + at), items_ + at + count,
+                (size_ - at - count) * sizeof(Item));
+        size_ -= count;
     }
     void swap(Array& other) {
         Item* items = items_;

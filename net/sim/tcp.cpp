@@ -15,7 +15,6 @@ constexpr int64_t first_patience = 200'000'000;       // before a packet is sent
 constexpr int64_t most_patience = 120 * one_second;
 constexpr int64_t give_up_after = 924 * one_second;   // what Linux's 15 retransmissions come to
 constexpr uint8_t most_syn_retries = 6;               // 127 seconds in all
-constexpr int64_t quiet_length = 60 * one_second;     // TIME_WAIT
 
 constexpr int unix_buffer = 212992;
 constexpr int largest_segment = 1460;
@@ -204,12 +203,12 @@ void Simulation::wake(Endpoint& e) {
 
 // Both ends have come to both sides: the socket is of no state any more, and whoever ended first
 // keeps its port from others for a while.
-static void end_if_over(Simulation& world, Endpoint& e) {
+static void end_if_over(Endpoint& e) {
     if (e.state != State::connected || !e.peer) return;
     if (!e.fin_sent || !e.fin_received || !e.peer->fin_received) return;
     e.state = State::dead;
     if (e.graceful && e.fd >= 0)
-        e.machine->quiet.push({e.local.port(), world.time() + quiet_length});
+        e.machine->let_rest(e.local.port());
     leave_port(e);
     e.machine->touch(e);
 }
@@ -268,7 +267,7 @@ void Simulation::close(Endpoint& e) {
             end_of_sending(e);
         }
         if (e.graceful && e.local.port())
-            e.machine->quiet.push({e.local.port(), time() + quiet_length});
+            e.machine->let_rest(e.local.port());
     }
     part(e);
 }
@@ -508,7 +507,7 @@ void Simulation::arrive_fin(const Event& event) {
     receiver.fin_received = true;
     receiver.machine->touch(receiver);
     transmit(Event::ack, receiver, sender, sender.arrived);
-    end_if_over(*this, receiver);
+    end_if_over(receiver);
     part(receiver);
 }
 
@@ -519,7 +518,7 @@ void Simulation::arrive_ack(const Event& event) {
     if (e.state != State::connected) return;
     wake(e);
     push(e);
-    end_if_over(*this, e);
+    end_if_over(e);
     part(e);
 }
 
