@@ -36,14 +36,14 @@ stack=$(echo "$sections" | grep '^\.note\.GNU-stack ')
 [ -n "$stack" ] || fail "no .note.GNU-stack: the program's stack would be executable"
 case $stack in *X*) fail "the stack is marked as executable" ;; esac
 
-echo "$notes" | grep -qi "$property *$" ||
+grep -qi "$property *$" <<<"$notes" ||
     fail "the property '$property' is not claimed, or not alone"
 for lie in SHSTK PAC; do
-    ! echo "$notes" | grep -q "$lie" || fail "$lie is claimed"
+    ! grep -q "$lie" <<<"$notes" || fail "$lie is claimed"
 done
 
-echo "$symbols" | grep -q 'FUNC *GLOBAL *HIDDEN .* copse_switch$' || fail "no hidden copse_switch"
-! echo "$symbols" | grep -q 'GLOBAL *DEFAULT' || fail "a symbol is exported or undefined"
+grep -q 'FUNC *GLOBAL *HIDDEN .* copse_switch$' <<<"$symbols" || fail "no hidden copse_switch"
+! grep -q 'GLOBAL *DEFAULT' <<<"$symbols" || fail "a symbol is exported or undefined"
 
 if frames=$("$readelf" --debug-dump=frames "$object" 2>/dev/null); then
     [ "$(echo "$frames" | grep -c DW_CFA_undefined)" -eq 1 ] || fail "not one outermost frame"

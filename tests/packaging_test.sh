@@ -14,6 +14,10 @@ skip() { echo "skipped: $*" >&2; exit 77; }
 
 fresh() { rm -rf "$scratch/${1:?}" && mkdir -p "$scratch/$1"; }
 
+# says <pattern>: whether what comes has it. All of it is read: grep -q would leave at once, and who
+# is still writing would end by a signal, which pipefail takes for the answer.
+says() { grep "$@" >/dev/null; }
+
 runs() { [ "$("$1")" = ok ] || fail "$1 does not run"; }
 
 # The loader, libc and what the kernel itself maps; and, if a shared one is in question, libcopse.
@@ -114,18 +118,19 @@ test_a_shared_library_needs_libc_only() {
     [ -n "$library" ] || fail "there is no libcopse.so"
     needs_libc_only "$library"
     needs_libc_only "${library%copse.so}copse_sim.so" libcopse
-    readelf -d "$library" | grep -q 'SONAME.*\[libcopse\.so\.[0-9]*\]' || fail "no SONAME"
+    readelf -d "$library" | says 'SONAME.*\[libcopse\.so\.[0-9]*\]' || fail "no SONAME"
     # What is not copse's own (weak functions of templates) or was not meant for others.
     local stray
     stray=$(nm -DC --defined-only "$library" | sed 's/^[0-9a-f]* . //' | grep -v 'copse' || true)
     [ -z "$stray" ] || fail "exported: $stray"
-    ! nm -DC --defined-only "$library" | grep -q -e 'copse::Loop::' -e 'copse::Socket::' -e 'copse_switch' ||
+    ! nm -DC --defined-only "$library" |
+        says -e 'copse::Loop::' -e 'copse::Socket::' -e 'copse_switch' ||
         fail "the library's inside is exported"
 
     build_consumer with_shared -DCMAKE_PREFIX_PATH="$scratch/prefix_shared"
-    ldd "$scratch/with_shared/bare" | grep -q libcopse || fail "bare is not linked to libcopse.so"
+    ldd "$scratch/with_shared/bare" | says libcopse || fail "bare is not linked to libcopse.so"
     needs_libc_only "$scratch/with_shared/bare" libcopse
-    "$scratch/prefix_shared/bin/copse-echo" --help | grep -q usage ||
+    "$scratch/prefix_shared/bin/copse-echo" --help | says usage ||
         fail "an installed program does not find the installed library"
     command -v pkg-config >/dev/null || return 0
     PKG_CONFIG_PATH=$(dirname "$(find "$scratch/prefix_shared" -name copse.pc)")
