@@ -105,7 +105,8 @@ class Simulation {
     void release(Endpoint&);
     void join(Endpoint& a, Endpoint& b);
     void part(Endpoint&);
-    void transmit(Event::Kind, Endpoint& from, Endpoint& to, uint64_t position, uint8_t attempt = 0);
+    void transmit(Event::Kind, Endpoint& from, Endpoint& to, uint64_t position,
+                  uint64_t bytes = 0);
     void push(Endpoint&);
     void wake(Endpoint&);
     void end_of_sending(Endpoint&);

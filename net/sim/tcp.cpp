@@ -18,6 +18,7 @@ constexpr uint8_t most_syn_retries = 6;               // 127 seconds in all
 
 constexpr int unix_buffer = 212992;
 constexpr int largest_segment = 1460;
+constexpr uint64_t head_of_packet = 40;
 
 // How large a connection's buffers are: a board's or a server's.
 constexpr int buffer_sizes[] = {87040, 4608, 16384, 131072, 2'000'000};
@@ -147,13 +148,12 @@ static int64_t patience(uint8_t attempt) {
 }
 
 void Simulation::transmit(Event::Kind kind, Endpoint& from, Endpoint& to, uint64_t position,
-                          uint8_t attempt) {
+                          uint64_t bytes) {
     Link& link = from.machine->link_to(*to.machine);
     int64_t leaves = time();
     if (link.bandwidth) {
         if (link.free_at < leaves) link.free_at = leaves;
-        uint64_t size = 40 + (kind == Event::data ? position - from.arrived : 0);
-        if (size > uint64_t(largest_segment) + 40) size = uint64_t(largest_segment) + 40;
+        uint64_t size = bytes + (1 + bytes / uint64_t(largest_segment)) * head_of_packet;
         link.free_at += int64_t(size * uint64_t(one_second) / link.bandwidth);
         leaves = link.free_at;
     }
@@ -162,7 +162,7 @@ void Simulation::transmit(Event::Kind kind, Endpoint& from, Endpoint& to, uint64
                                        chance.one_of(from.chance, steps_of_latency);
     int64_t arrives = leaves + latency;
     if (kind == Event::data || kind == Event::fin) {
-        if (trouble(from.chance, faults.lost)) arrives += patience(attempt);
+        if (trouble(from.chance, faults.lost)) arrives += patience(0);
         if (trouble(from.chance, faults.reset)) {
             // Something in between has had enough of this connection.
             note(from.machine, "a connection is reset on its way");
@@ -172,7 +172,7 @@ void Simulation::transmit(Event::Kind kind, Endpoint& from, Endpoint& to, uint64
     }
     if (arrives < from.last_arrival) arrives = from.last_arrival;
     from.last_arrival = arrives;
-    add({arrives, 0, kind, attempt, &to, &from, position, to.read + uint64_t(from.receive_buffer)});
+    add({arrives, 0, kind, 0, &to, &from, position, to.read + uint64_t(from.receive_buffer)});
 }
 
 // Sends what the window has room for.
@@ -186,7 +186,7 @@ void Simulation::push(Endpoint& e) {
         if (cut == 1 && size > uint64_t(largest_segment)) size = uint64_t(largest_segment);
         if (cut == 2) size = 1 + chance.one_of(e.chance, uint32_t(size < 100 ? size : 100));
         e.sent += size;
-        transmit(Event::data, e, *e.peer, e.sent);
+        transmit(Event::data, e, *e.peer, e.sent, size);
     }
     if (e.send_ended && !e.fin_sent && e.sent == e.written) {
         e.fin_sent = true;
@@ -207,8 +207,7 @@ static void end_if_over(Endpoint& e) {
     if (e.state != State::connected || !e.peer) return;
     if (!e.fin_sent || !e.fin_received || !e.peer->fin_received) return;
     e.state = State::dead;
-    if (e.graceful && e.fd >= 0)
-        e.machine->let_rest(e.local.port());
+    if (e.graceful && e.fd >= 0) e.machine->let_rest(e.local.port());
     leave_port(e);
     e.machine->touch(e);
 }
@@ -266,8 +265,7 @@ void Simulation::close(Endpoint& e) {
         } else if (!e.send_ended) {
             end_of_sending(e);
         }
-        if (e.graceful && e.local.port())
-            e.machine->let_rest(e.local.port());
+        if (e.graceful && e.local.port()) e.machine->let_rest(e.local.port());
     }
     part(e);
 }
