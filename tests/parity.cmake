@@ -1,2 +1,4 @@
 # The simulated kernel next to the real one.
-copse_test(parity LIBS copse_sim_internal)
+if(COPSE_TEST_SIMULATION)
+    copse_test(parity LIBS copse_sim_internal)
+endif()
