@@ -10,6 +10,8 @@ extern "C" copse::ExceptionState* __cxa_get_globals() noexcept __attribute__((we
 
 namespace copse {
 
+Strand::~Strand() { sanitizer::end(inside_); }
+
 void Strand::begin(const Stack& stack, const System& system, void (*entry)(void*),
                    void* argument) {
     system_ = &system;

@@ -21,6 +21,11 @@ class Loop;
 
 class Strand {
   public:
+    Strand() = default;
+    COPSE_API ~Strand();
+    Strand(const Strand&) = delete;
+    Strand& operator=(const Strand&) = delete;
+
     // The stack is the caller's: Stack::size() bytes, mapped. Runs entry(argument) when entered.
     COPSE_API void begin(const Stack&, const System&, void (*entry)(void*), void* argument);
     // Runs the strand until it leaves. From outside only.

@@ -262,6 +262,9 @@ void fail_every_site() {
     Survey survey;
     if (survey.sites.empty()) test::skip("the sources are not where they were compiled");
     if (test::emulated()) test::skip("an emulator's program is not what addr2line would read");
+#if defined(__clang__) && defined(__OPTIMIZE__)
+    test::skip("clang makes one call of two that end alike, and two lines of the source are none");
+#endif
     std::vector<Plan> counted;
     for (size_t i = 0; i < scenarios.size(); ++i)
         for (uint64_t seed : {2, 1}) {
