@@ -1494,6 +1494,26 @@ bool has_ipv6() {
     if (fd >= 0) ::close(fd);
     return has;
 }
+// A kernel whose table of connections in TIME_WAIT is full, after a test of connection rates for
+// instance, forgets the next ones at once: their ports are free at a time when they should not be.
+bool remembers_time_wait() {
+    long remembered = -1, most = -1;
+    char word[64];
+    if (FILE* file = fopen("/proc/net/sockstat", "r")) {
+        while (remembered < 0 && fscanf(file, "%63s", word) == 1)
+            if (strcmp(word, "tw") == 0 && fscanf(file, "%ld", &remembered) != 1) break;
+        fclose(file);
+    }
+    if (FILE* file = fopen("/proc/sys/net/ipv4/tcp_max_tw_buckets", "r")) {
+        if (fscanf(file, "%ld", &most) != 1) most = -1;
+        fclose(file);
+    }
+    return remembered < 0 || most < 0 || remembered < most - most / 16;
+}
+void compare_with_time_wait(const Programs& programs) {
+    if (!remembers_time_wait()) test::skip("the kernel's table of TIME_WAIT is full");
+    compare(programs);
+}
 void compare_ipv6(const Programs& programs) {
     if (!has_ipv6()) test::skip("this machine has no IPv6");
     compare(programs);
@@ -1520,7 +1540,9 @@ TEST(one_port_is_bound_twice_by_the_same) { compare(binds_of_one_port()); }
 TEST(one_port_of_two_families_is_bound_twice_by_the_same) {
     compare_ipv6(binds_of_both_families());
 }
-TEST(sockets_and_names_are_made_and_refused_the_same) { compare(binds_of_other_kinds()); }
+TEST(sockets_and_names_are_made_and_refused_the_same) {
+    compare_with_time_wait(binds_of_other_kinds());
+}
 TEST(random_conversations_go_the_same_way) { compare(both(conversations)); }
 TEST(edges_are_told_the_same) { compare(both(edges)); }
 
