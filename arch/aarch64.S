@@ -11,17 +11,19 @@
 //      sp +   8   x30            the return address into whoever called copse_switch
 //      sp         x29
 //
-// copse_prepare builds that same frame by hand at the top of a new stack, with the entry function
-// in x19, its argument in x20, copse_trampoline + 4 in x30, and zero in x29, where a chain of frame
-// records ends.
+// One that has not begun is its address and one, and holds what the trampoline needs to call:
+//
+//      top -   8   the entry function
+//      top -  16   its argument
 //
 // The switch leaves by `ret`: the scheduler calls it from one place, so the prediction holds, and
-// a return, unlike a branch, needs no landing pad where it arrives. x30 is stored as it came:
+// a return, unlike a branch, needs no landing pad where it arrives. For the same reason a new
+// context is called, not returned to, and its end is a return. x30 is stored as it came:
 // callers that sign their return addresses (pointer authentication) do so with a value of sp that
 // is back in place before they check it.
 //
 // Invariants:
-//  - Every context has the same layout, so the CFI stays true when the stack is exchanged in the
+//  - Every suspended context has the same layout, so the CFI stays true when the stack is exchanged in the
 //    middle of copse_switch: an unwinder is right at every instruction.
 //  - sp is a multiple of 16 throughout (AAPCS64, "The Stack"), so also at the entry's first
 //    instruction.
@@ -88,6 +90,7 @@
     keep d14, d15, 144
     mov x9, sp
     str x9, [x0]
+    tbnz x1, 0, 9f
     mov sp, x1
     take x29, x30, 0
     take x19, x20, 16
@@ -104,25 +107,62 @@
     ret
     end SYMBOL(copse_switch)
 
-// void* copse_prepare(void* top, void (*entry)(void*), void* argument)
+// void* copse_prepare(void* top, void* (*entry)(void*), void* argument)
     function SYMBOL(copse_prepare)
     BTI_C
     and x0, x0, -16
-    sub x0, x0, 160
-    adr x9, SYMBOL(copse_trampoline) + 4
-    stp xzr, x9, [x0, 0]
-    stp x1, x2, [x0, 16]
+    stp x2, x1, [x0, -16]!
+    add x0, x0, 1
     ret
     end SYMBOL(copse_prepare)
 
-// Where a new context begins: "returned to" by the first switch to it, called by nobody. The
-// address returned to is that of its second instruction, because unwinders look up the one before.
+// Where a new context (in x1) begins and ends: the switch branches here, nobody calls. What the
+// entry returns is resumed as the switch would, from a stack that is nobody's any more.
     function SYMBOL(copse_trampoline)
     .cfi_undefined x30
-    nop
-    mov x0, x20
-    blr x19
-    brk 1                           // the entry returned, against its contract
+9:  sub x1, x1, 1
+    mov sp, x1
+    ldp x0, x1, [sp], 16
+    mov x29, xzr
+    mov x30, xzr
+    blr x1
+    mov x1, x0
+    tbnz x1, 0, 9b
+    mov sp, x1
+    .cfi_def_cfa sp, 160
+    .cfi_offset x29, -160
+    .cfi_offset x30, -152
+    .cfi_offset x19, -144
+    .cfi_offset x20, -136
+    .cfi_offset x21, -128
+    .cfi_offset x22, -120
+    .cfi_offset x23, -112
+    .cfi_offset x24, -104
+    .cfi_offset x25, -96
+    .cfi_offset x26, -88
+    .cfi_offset x27, -80
+    .cfi_offset x28, -72
+    .cfi_offset d8, -64
+    .cfi_offset d9, -56
+    .cfi_offset d10, -48
+    .cfi_offset d11, -40
+    .cfi_offset d12, -32
+    .cfi_offset d13, -24
+    .cfi_offset d14, -16
+    .cfi_offset d15, -8
+    take x29, x30, 0
+    take x19, x20, 16
+    take x21, x22, 32
+    take x23, x24, 48
+    take x25, x26, 64
+    take x27, x28, 80
+    take d8, d9, 96
+    take d10, d11, 112
+    take d12, d13, 128
+    take d14, d15, 144
+    add sp, sp, 160
+    .cfi_adjust_cfa_offset -160
+    ret
     end SYMBOL(copse_trampoline)
 
 // FPCR holds control alone; the status flags are a register of their own.
@@ -144,7 +184,7 @@
 #ifndef __APPLE__
 // What this object can promise (ELF for the Arm 64-bit architecture, program property): branch
 // target identification, since every function above begins with a landing pad and the trampoline
-// is only ever returned to. Pointer authentication is not claimed: nothing here signs.
+// is only ever branched to directly. Pointer authentication is not claimed: nothing here signs.
     .section .note.gnu.property, "a", %note
     .balign 8
     .word 4, 16, 5                  // size of the name, size of the rest, NT_GNU_PROPERTY_TYPE_0

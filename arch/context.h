@@ -4,6 +4,10 @@
 // address; the picture of it opens each port's file. A port is one file in this folder that
 // defines the four functions below for one processor (or for any processor, by way of libc).
 //
+// A context that has not begun is a stack pointer with its lowest bit set. It begins by a call
+// inside the switch and ends by returning to it, so that a processor that predicts returns finds
+// calls and returns in pairs: a thread that runs to its end costs its starter no misprediction.
+//
 // Invariants:
 //  - A saved stack pointer is valid from the switch that wrote it until the switch that takes it
 //    up again, and is taken up once.
@@ -28,9 +32,10 @@ __attribute__((visibility("hidden"))) void copse_switch(void** from, void* to) n
 
 // Builds a context on the stack that ends (exclusively) at `top`, such that the first switch to
 // it calls entry(argument) with the stack aligned as the ABI asks; `top` itself may be any
-// address. The entry must not return. Returns the context. Writes at most context_room bytes
+// address. The entry returns the context that goes on in its place, which may be one that has not
+// begun; its own stack is then nobody's. Returns the context. Writes at most context_room bytes
 // below `top`, and has no other effect that outlasts the call.
-__attribute__((visibility("hidden"))) void* copse_prepare(void* top, void (*entry)(void*),
+__attribute__((visibility("hidden"))) void* copse_prepare(void* top, void* (*entry)(void*),
                                                           void* argument) noexcept;
 
 // The floating-point control words (rounding, masks, flush-to-zero; not the status flags) of the

@@ -34,7 +34,7 @@ namespace {
 
 struct Start {
     sigjmp_buf registers;  // first: the context's address is the Start's
-    void (*entry)(void*);
+    void* (*entry)(void*);
     void* argument;
 };
 
@@ -60,8 +60,7 @@ void handle(int, siginfo_t*, void* frame) {
     starting = nullptr;
     if (sigsetjmp(start->registers, 0) == 0) return;
     forget_interrupted(frame);  // the first switch to this context arrives here
-    start->entry(start->argument);
-    __builtin_trap();  // the entry returned, against its contract
+    siglongjmp(*static_cast<sigjmp_buf*>(start->entry(start->argument)), 1);
 }
 
 // A signal that nobody handles or has been sent: a stray one of that kind would have ended the
@@ -114,7 +113,7 @@ void copse_switch(void** from, void* to) noexcept {
     if (sigsetjmp(here, 0) == 0) siglongjmp(*static_cast<sigjmp_buf*>(to), 1);
 }
 
-void* copse_prepare(void* top, void (*entry)(void*), void* argument) noexcept {
+void* copse_prepare(void* top, void* (*entry)(void*), void* argument) noexcept {
     uintptr_t place = (reinterpret_cast<uintptr_t>(top) - sizeof(Start)) & ~uintptr_t{63};
     auto* start = reinterpret_cast<Start*>(place);
     start->entry = entry;

@@ -19,7 +19,7 @@ namespace {
 
 struct Start {
     ucontext_t context;  // first: the context's address is the Start's
-    void (*entry)(void*);
+    void* (*entry)(void*);
     void* argument;
 };
 
@@ -30,8 +30,8 @@ constexpr size_t nominal_size = 4096;
 void begin(unsigned high, unsigned low) {
     auto address = static_cast<uintptr_t>(static_cast<uint64_t>(high) << 32 | low);
     auto* start = reinterpret_cast<Start*>(address);
-    start->entry(start->argument);
-    __builtin_trap();  // the entry returned, against its contract
+    setcontext(static_cast<ucontext_t*>(start->entry(start->argument)));
+    __builtin_trap();
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ void copse_switch(void** from, void* to) noexcept {
     if (swapcontext(&here, static_cast<ucontext_t*>(to)) != 0) __builtin_trap();
 }
 
-void* copse_prepare(void* top, void (*entry)(void*), void* argument) noexcept {
+void* copse_prepare(void* top, void* (*entry)(void*), void* argument) noexcept {
     uintptr_t place = (reinterpret_cast<uintptr_t>(top) - sizeof(Start)) & ~uintptr_t{63};
     auto* start = reinterpret_cast<Start*>(place);
     if (getcontext(&start->context) != 0) __builtin_trap();

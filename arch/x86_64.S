@@ -12,13 +12,12 @@
 //      sp +  8   r14
 //      sp        r15
 //
-// copse_prepare builds that same frame by hand at the top of a new stack, with the entry function
-// in r12, its argument in r13, and copse_trampoline where the return address belongs:
+// One that has not begun is its address and one, and holds what the trampoline needs to call:
 //
 //      top -  8  nothing: it makes the alignment right
 //      top - 16  zero, what a return address of the trampoline would be
-//      top - 24  copse_trampoline + 1
-//      top - 72  the context
+//      top - 24  the entry function
+//      top - 32  its argument
 //
 // The switch leaves by `ret`. The scheduler calls it from one place, so the return address that the
 // processor predicts - pushed by the call that suspended somebody else - is the right one, and the
@@ -26,11 +25,12 @@
 // switch to each other; here it leaves the prediction stack one entry too deep, and every return
 // after it goes wrong. Measured through a yield of three calls among 2 and 1000 threads, ns each
 // (Zen 5): ret 4.3 and 5.6, jmp 16.6 and 23; with half of the threads coming by another path, ret
-// 17 and 22, jmp 23 and 29.
+// 17 and 22, jmp 23 and 29. For the same reason a new context is called, not returned to, and its
+// end is a return: the one that resumes the next context then is the switch's own, a call ago.
 //
 // Invariants:
-//  - Every context has the same layout, so the CFI stays true when the stack is exchanged in the
-//    middle of copse_switch: an unwinder is right at every instruction.
+//  - Every suspended context has the same layout, so the CFI stays true when the stack is exchanged
+//    in the middle of copse_switch: an unwinder is right at every instruction.
 //  - Only copse_trampoline calls the entry function, with rsp a multiple of 16; so at the entry's
 //    first instruction rsp + 8 is one, as 3.2.2 asks.
 //  - An unwinder stops at copse_trampoline: its CFI has no caller, rbp is 0 there, and so is the
@@ -87,6 +87,8 @@
     keep r14
     keep r15
     mov %rsp, (%rdi)
+    test $1, %sil
+    jnz 9f
     mov %rsi, %rsp
     take r15
     take r14
@@ -97,28 +99,45 @@
     ret
     end SYMBOL(copse_switch)
 
-// void* copse_prepare(void* top, void (*entry)(void*), void* argument)
+// void* copse_prepare(void* top, void* (*entry)(void*), void* argument)
     function SYMBOL(copse_prepare)
     endbr64
     and $-16, %rdi
-    lea 1 + SYMBOL(copse_trampoline)(%rip), %rcx
-    lea -72(%rdi), %rax
-    movq $0, 56(%rax)
-    mov %rcx, 48(%rax)
-    movq $0, 40(%rax)
-    mov %rsi, 24(%rax)
-    mov %rdx, 16(%rax)
+    lea 1 - 32(%rdi), %rax
+    movq $0, -16(%rdi)
+    mov %rsi, -24(%rdi)
+    mov %rdx, -32(%rdi)
     ret
     end SYMBOL(copse_prepare)
 
-// Where a new context begins: "returned to" by the first switch to it, called by nobody. The
-// address returned to is that of its second instruction, because unwinders look up the one before.
+// Where a new context (in rsi) begins and ends: the switch jumps here, nobody calls. What the entry
+// returns is resumed as the switch would, from a stack that is nobody's any more.
     function SYMBOL(copse_trampoline)
     .cfi_undefined rip
-    nop
-    mov %r13, %rdi
-    call *%r12
-    ud2                             // the entry returned, against its contract
+9:  lea -1(%rsi), %rsp
+    pop %rdi
+    pop %rax
+    xor %ebp, %ebp
+    call *%rax
+    mov %rax, %rsi
+    test $1, %al
+    jnz 9b
+    mov %rsi, %rsp
+    .cfi_def_cfa rsp, 56
+    .cfi_offset rip, -8
+    .cfi_offset rbp, -16
+    .cfi_offset rbx, -24
+    .cfi_offset r12, -32
+    .cfi_offset r13, -40
+    .cfi_offset r14, -48
+    .cfi_offset r15, -56
+    take r15
+    take r14
+    take r13
+    take r12
+    take rbx
+    take rbp
+    ret
     end SYMBOL(copse_trampoline)
 
 // The words are the x87 control word above MXCSR. MXCSR's lowest six bits are status: they are
@@ -166,7 +185,7 @@
 #ifndef __APPLE__
 // What this object can promise about Intel's control-flow enforcement (ABI, program property
 // note). Indirect branch tracking: yes, every function above begins with endbr64, and the
-// trampoline is only ever returned to. Shadow stacks: no, the `ret` of copse_switch returns on
+// trampoline is only ever jumped to directly. Shadow stacks: no, the `ret` of copse_switch returns on
 // another stack than it was called on. Claiming it anyway would be fatal; leaving the bit out
 // makes the linker drop it for the whole program, which then runs without a shadow stack.
     .section .note.gnu.property, "a", @note

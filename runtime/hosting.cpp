@@ -22,11 +22,12 @@ void Strand::begin(const Stack& stack, const System& system, void (*entry)(void*
     inside_.sp = copse_prepare(stack.top(), arrive, this);
 }
 
-void Strand::arrive(void* strand) {
+void* Strand::arrive(void* strand) {
     Strand& self = *static_cast<Strand*>(strand);
     sanitizer::arrived(self.inside_, &self.outside_bounds_);
     self.entry_(self.argument_);
     self.leave(true);
+    __builtin_unreachable();
 }
 
 void Strand::exchange() {

@@ -42,7 +42,7 @@ class Strand {
   private:
     // What belongs to an OS thread, and is exchanged when another strand runs on it.
     void exchange();
-    static void arrive(void* strand);
+    static void* arrive(void* strand);
 
     ThreadBlock inside_;
     ThreadBlock outside_;

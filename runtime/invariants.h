@@ -63,7 +63,7 @@ struct Invariants {
             if (const char* broken = alive(thread)) return broken;
             ready += thread.state == State::ready;
             if (thread.state != State::parked) continue;
-            waiting += thread.on_descriptor;
+            waiting += thread.waits_on >= 0;
             timed += thread.deadline != INT64_MAX;
         }
         if (live != loop.live_) return "threads are miscounted";

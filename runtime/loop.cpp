@@ -26,8 +26,7 @@ constexpr int most_spins = 1000;
 
 // Life --------------------------------------------------------------------------------------------
 
-Result<Loop*> Loop::obtain() {
-    if (current_) return {current_, {}};
+Result<Loop*> Loop::make() {
     const System& system = system_to_use();
     void* room = system.map(system, sizeof(Loop));
     if (!room) return {nullptr, Error::no_memory};
@@ -228,6 +227,8 @@ void Loop::look(int64_t timeout) {
             events_[at] = events_[left - 1];
             handle(event);
         }
+    } else {
+        read_clock();
     }
     if (!deadlines_.empty()) fire_deadlines();
     made_ready_ = &queue_;
@@ -246,16 +247,15 @@ int64_t Loop::sleep_length(int64_t timeout) {
 // Waits in the poller, having looked a few times first if recent waits were short: at one
 // connection the wake-up of a sleeping processor is four fifths of a round trip.
 int Loop::wait_in_poller(int64_t length) {
-    int64_t asleep = now();
-    if (turn_began_) {
-        int64_t took = asleep - turn_began_;
-        turn_total_ += took;
-        ++turns_timed_;
-        if (took < turn_min_) turn_min_ = took;
-        if (took > turn_max_) turn_max_ = took;
-    }
     int count = 0;
-    bool spins = length != 0 && spin_ > 0 && watched_ && typical_wait_ <= spin_ &&
+    if (length == 0) {
+        count = poll(0);
+        end_turn(read_clock());
+        return count;
+    }
+    int64_t asleep = now();
+    end_turn(asleep);
+    bool spins = spin_ > 0 && watched_ && typical_wait_ <= spin_ &&
                  !system_->choose_thread;
     if (spins) {
         int64_t most = length < 0 || length > spin_ ? spin_ : length;
@@ -267,13 +267,23 @@ int Loop::wait_in_poller(int64_t length) {
         }
     }
     if (count == 0) count = poll(length);
-    time_ = turn_began_ = now();
-    if (length != 0) {
-        int64_t waited = time_ - asleep, most = Duration::multiply(spin_, 8);
-        if (waited > most) waited = most;
-        typical_wait_ += (waited - typical_wait_) / 4;
-    }
+    turn_began_ = read_clock();
+    int64_t waited = time_ - asleep, most = Duration::multiply(spin_, 8);
+    if (waited > most) waited = most;
+    typical_wait_ += (waited - typical_wait_) / 4;
     return count;
+}
+
+// One turn is over, the next begins.
+void Loop::end_turn(int64_t time) {
+    if (turn_began_) {
+        int64_t took = time - turn_began_;
+        turn_total_ += took;
+        ++turns_timed_;
+        if (took < turn_min_) turn_min_ = took;
+        if (took > turn_max_) turn_max_ = took;
+    }
+    turn_began_ = time;
 }
 
 // What the kernel has to say now or within the timeout; an error counts as nothing, and is reported
@@ -308,7 +318,6 @@ void Loop::handle(const PollEvent& event) {
 }
 
 void Loop::fire_deadlines() {
-    time_ = now();
     while (ThreadBlock* thread = deadlines_.pop_due(time_)) {
         if (thread->state != State::parked) continue;
         thread->timed_out = true;
@@ -320,6 +329,7 @@ void Loop::fire_deadlines() {
 
 void Loop::queue(Drainable& item) {
     if (item.queued) return;
+    if (!drainables_) end_flow();
     item.queued = true;
     item.next = nullptr;
     *last_drainable_ = &item;

@@ -5,14 +5,16 @@
 //
 // A thread that has to wait switches straight to the next thread of the turn; the loop's own stack
 // ("home") runs only between turns. Two rings hold the ready threads: `woken_`, made ready by the
-// poller or a deadline, which go first; and `queue_`, whose first `turn_left_` belong to this turn.
+// poller or a deadline, which go first; and `queue_`, whose front belongs to this turn.
 // What threads make ready meanwhile gathers behind them, for the next turn: so a turn ends, and a
 // thread that yields for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
-// kernel, until `budget_` dispatches have been made: a ready descriptor waits for at most that many.
+// kernel, until the budget of dispatches is spent: a ready descriptor waits for at most that many.
 //
 // Invariants:
 //  - leave() is the only way out of a thread and run_ready() the only way in; both go through
-//    change_stack(), the one place where stacks change.
+//    change_stack(), the one place where stacks change. A thread that has ended leaves for ever, and
+//    whoever comes next is entered from where its stack began.
+//  - Nothing is woken but during a look, so what was granted of queue_ needs no second thought.
 //  - `running_` is the thread on the processor, or &home_.
 //  - Only the loop's own OS thread touches it.
 #pragma once
@@ -59,14 +61,21 @@ class Loop {
     // The loop of this OS thread; null: none was made.
     static Loop* current() { return current_; }
     // The same, made now if need be.
-    static Result<Loop*> obtain();
+    static Result<Loop*> obtain() {
+        if (Loop* mine = current_) return {mine, {}};
+        return make();
+    }
     static Error destroy();
 
     const System& system() const { return *system_; }
 
     // Threads ------------------------------------------------------------------------------------
     ThreadBlock* running_thread() { return running_ == &home_ ? nullptr : running_; }
-    ThreadBlock* find(Thread);
+    ThreadBlock* find(Thread handle) {
+        ThreadBlock* block =
+            blocks_.find(detail::Access::slot(handle), detail::Access::generation(handle));
+        return block && block->exists() ? block : nullptr;
+    }
     Result<ThreadBlock*> reserve(const ThreadOptions&);
     void* place_closure(ThreadBlock&, size_t size, size_t alignment);  // null: too large
     void launch(ThreadBlock&);
@@ -88,17 +97,60 @@ class Loop {
     // Parks the running thread until something wakes it. Its waiters, already in their lists, hang
     // together by their siblings. none: a source fired; else canceled or timeout. The caller looks
     // at its source first: what has happened beats a cancellation, and that beats a deadline.
-    Error park(const Wait&, Waiter* waiters = nullptr);
+    Error park(const Wait& wait, Waiter* waiters = nullptr) {
+        ThreadBlock& self = *running_;
+        int64_t deadline = wait.deadline < self.scope_end ? wait.deadline : self.scope_end;
+        self.timed_out = false;
+        self.waiters = waiters;
+        self.waits_for = wait.what;
+        self.waits_on = wait.descriptor;
+        self.since = time_;
+        self.state = State::parked;
+        waiting_ += wait.descriptor >= 0;
+        if (self.canceled) [[unlikely]] make_ready(self);  // since it was admitted
+        if (deadline == INT64_MAX) {
+            leave(self);
+        } else {
+            deadlines_.arm(self, deadline);
+            ++timed_;
+            leave(self);
+            deadlines_.disarm(self);
+            --timed_;
+        }
+        waiting_ -= wait.descriptor >= 0;
+        if (self.canceled) return Error::canceled;
+        return self.timed_out ? Error::timeout : Error::none;
+    }
     // Fires one source: its thread leaves all its lists and becomes ready.
     void fire(Waiter&);
     void fire_all(WaitList&);
-    void make_ready(ThreadBlock&);  // a parked one
-    void yield();
+    // A parked one. The first source takes all of its waiters out of their lists: no other can
+    // find it.
+    void make_ready(ThreadBlock& thread) {
+        for (Waiter* each = thread.waiters; each; each = each->sibling) each->unlink();
+        thread.waiters = nullptr;
+        thread.state = State::ready;
+        made_ready_->append(thread);
+    }
+    void yield() {
+        ThreadBlock& self = *running_;
+        self.state = State::ready;
+        queue_.append(self);
+        leave(self);
+    }
     // Called by work that goes on without ever parking, once per system call: yields now and then.
     void pace() {
-        if (running_ != &home_ && ++unparked_calls_ >= dispatch_budget) yield();
+        if (running_ == &home_) return;
+        if (paced_at_ != switches_) {
+            paced_at_ = switches_;
+            unparked_calls_ = 0;
+        }
+        if (++unparked_calls_ >= dispatch_budget) yield();
     }
-    void unpark(ThreadBlock&);
+    void unpark(ThreadBlock& thread) {
+        thread.permit = true;
+        if (thread.state == State::parked && thread.awaits_permit) make_ready(thread);
+    }
 
     // Descriptors --------------------------------------------------------------------------------
     // Registers a descriptor; ready: what to believe until the poller speaks.
@@ -142,6 +194,10 @@ class Loop {
     Error wait_for_stop();
 
     int64_t now() { return system_->now(*system_); }
+    int64_t read_clock() {
+        asked_of_old_time_ = 0;
+        return time_ = now();
+    }
     uint64_t random();
     void set_spin(int64_t ns) { spin_ = ns; }
 
@@ -164,6 +220,7 @@ class Loop {
     friend struct Inspection;  // of the tests
 
     Error admit_slowly();
+    static Result<Loop*> make();
     explicit Loop(const System& system) : system_{&system} {}
     Error open();
     void close();
@@ -171,19 +228,27 @@ class Loop {
     void report_deadlock();
 
     // Switching ----------------------------------------------------------------------------------
-    static void begin_thread(void* block);
-    [[noreturn]] void finish(ThreadBlock&);
-    void leave(ThreadBlock& self, bool ends = false);
+    static void* begin_thread(void* block);
+    void* finish(ThreadBlock&);
+    void leave(ThreadBlock& self);
+    void* leave_for_ever(ThreadBlock& self);
     void run_ready();
+    void dispatch(ThreadBlock& from, ThreadBlock& to);
+    void enter(ThreadBlock& next);
+    bool special(const ThreadBlock& from, const ThreadBlock& to) const;
     void change_stack(ThreadBlock& from, ThreadBlock& to, bool ends);
+    void change_stack_and_more(ThreadBlock& from, ThreadBlock& to);
     void change_special(ThreadBlock& from, ThreadBlock& to);
     [[noreturn]] void die_of_overflow(ThreadBlock&);
-    ThreadBlock* pick();
-    ThreadBlock* take_from(ReadyRing&, uint32_t count);
+    ThreadBlock& pick();
+    ThreadBlock& granted();
+    void end_flow();
+    ThreadBlock& take_from(ReadyRing&, uint32_t count);
     void retire(ThreadBlock&);
     bool make_room(uint32_t threads);
     bool trim_stacks();
     ThreadBlock* take_block(uint32_t size_class);
+    ThreadBlock* make_block(uint32_t size_class);
 
     // Turns --------------------------------------------------------------------------------------
     bool turn(int64_t timeout);
@@ -196,6 +261,7 @@ class Loop {
     int64_t sleep_length(int64_t timeout);
     int poll(int64_t timeout);
     int wait_in_poller(int64_t timeout);
+    void end_turn(int64_t time);
     void handle(const PollEvent&);
     void fire_deadlines();
     void drain();
@@ -208,8 +274,9 @@ class Loop {
     ThreadBlock* running_ = &home_;
     ReadyRing woken_;
     ReadyRing queue_;
-    uint32_t turn_left_ = 0;           // the front of queue_ that belongs to this turn
-    uint32_t budget_ = 0;
+    uint32_t granted_ = 0;             // dispatches from queue_ that pick() need not be asked for
+    uint32_t turn_left_ = 0;           // what belongs to this turn behind those
+    uint32_t budget_ = 0;              // dispatches beyond those until the next look
     ReadyRing* made_ready_ = &queue_;  // where make_ready() puts threads: woken_ during a look
     bool looping_ = false;             // in run(): a turn may flow into the next
     Drainable* drainables_ = nullptr;
@@ -219,7 +286,8 @@ class Loop {
     ExceptionState no_exceptions_;          // stands in where there is no C++ runtime
     uint64_t switches_ = 0;
     uint64_t turns_ = 0;
-    uint32_t unparked_calls_ = 0;  // by pace(), since the last switch
+    uint64_t paced_at_ = 0;        // what switches_ was at the last pace()
+    uint32_t unparked_calls_ = 0;  // by pace(), since then
     uint32_t born_ = 0;            // what *forks_ was when the loop was made
     const uint32_t* forks_ = nullptr;
 
@@ -257,7 +325,8 @@ class Loop {
 
     int64_t spin_ = 20000;
     int64_t typical_wait_ = 0;  // of recent waits, exponentially forgotten
-    int64_t time_ = 0;          // the clock as last read
+    int64_t time_ = 0;          // the clock as last read, by every look
+    uint32_t asked_of_old_time_ = 0;
     int64_t turn_began_ = 0;
     int64_t turn_min_ = INT64_MAX, turn_max_ = 0, turn_total_ = 0;
     uint64_t turns_timed_ = 0;

@@ -110,7 +110,7 @@ Status Loop::status() {
         switch (thread.state) {
         case State::ready: case State::running: ++s.ready; break;
         case State::parked:
-            if (thread.on_descriptor) ++s.waiting;
+            if (thread.waits_on >= 0) ++s.waiting;
             else if (thread.deadline != INT64_MAX) ++s.sleeping;
             else ++s.parked;
             break;

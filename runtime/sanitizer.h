@@ -43,6 +43,12 @@ void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 
 namespace copse::sanitizer {
 
+#if defined(COPSE_ASAN) || defined(COPSE_TSAN)
+inline constexpr bool watches = true;
+#else
+inline constexpr bool watches = false;
+#endif
+
 // What is reached from here is no leak: a loop lies in pages of its own, and that of the program's
 // first OS thread may well be there at its end.
 inline void keep([[maybe_unused]] const void* memory, [[maybe_unused]] size_t size) {

@@ -10,12 +10,6 @@ constexpr size_t first_slab_stacks = 16;
 constexpr size_t largest_slab = sizeof(void*) == 8 ? size_t(8) << 30 : size_t(16) << 20;
 }  // namespace
 
-uint32_t Stacks::class_of(size_t size) {
-    uint32_t size_class = 0;
-    while (size_class < classes && (smallest << size_class) < size) ++size_class;
-    return size_class;
-}
-
 void Stacks::close() {
     while (Slab* slab = slabs_) {
         slabs_ = slab->previous;

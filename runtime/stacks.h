@@ -20,6 +20,8 @@
 
 #include "runtime/thread_block.h"
 
+#include <bit>
+
 namespace copse {
 
 class Stacks {
@@ -34,7 +36,12 @@ class Stacks {
     void close();
 
     // The class whose stacks have at least `size` usable bytes; `classes` if there is none.
-    static uint32_t class_of(size_t size);
+    static constexpr uint32_t class_of(size_t size) {
+        if (size <= smallest) return 0;
+        uint32_t bits = uint32_t(std::bit_width((size - 1) / smallest));
+        return bits < classes ? bits : classes;
+    }
+    static constexpr uint32_t default_class() { return class_of(default_size); }
 
     // A stack never used before; base is null when memory is spent.
     Stack carve(uint32_t size_class);

@@ -15,20 +15,6 @@ constexpr size_t colours = 16;
 constexpr size_t colour_step = 64;
 }  // namespace
 
-// Which thread next: one that the world has woken; else the next of this turn, while the budget
-// lasts; a turn that left nothing to drain flows into the next one. Or home.
-inline ThreadBlock* Loop::pick() {
-    if (!woken_.empty()) return take_from(woken_, woken_.count());
-    if (budget_) {
-        if (!turn_left_ && looping_ && !drainables_ && !queue_.empty() && !oddly()) begin_turn();
-        if (turn_left_) {
-            --budget_;
-            return take_from(queue_, turn_left_--);
-        }
-    }
-    return &home_;
-}
-
 namespace {
 // The front of a ring, as a table is shown it.
 struct Front : Candidates {
@@ -41,47 +27,102 @@ struct Front : Candidates {
 }  // namespace
 
 // One of the first `count` in the ring: the very first, unless a table chooses otherwise.
-inline ThreadBlock* Loop::take_from(ReadyRing& ring, uint32_t count) {
+inline ThreadBlock& Loop::take_from(ReadyRing& ring, uint32_t count) {
     if (system_->choose_thread) [[unlikely]]
         ring.bring_forward(system_->choose_thread(*system_, Front{ring, count}));
-    if (count > ReadyRing::far_ahead) ring.warm_what_comes();
     return ring.pop();
 }
 
-// The one way out of a thread; the caller has put it where it will be found again, or it ends.
-void Loop::leave(ThreadBlock& self, bool ends) {
-    // In the child of a fork only the thread that forked goes on: nobody comes after it.
-    ThreadBlock& next = ends && forked() ? home_ : *pick();
-    if (&next == &self) {
-        self.state = State::running;
-        ++switches_;
-        unparked_calls_ = 0;
-        return;
-    }
+inline ThreadBlock& Loop::granted() {
+    --granted_;
+    return queue_.pop();
+}
+
+inline void Loop::enter(ThreadBlock& next) {
     running_ = &next;
     next.state = State::running;
     ++switches_;
-    unparked_calls_ = 0;
-    change_stack(self, next, ends);
+}
+
+// Whether there is more to do than to change stacks.
+inline bool Loop::special(const ThreadBlock& from, const ThreadBlock& to) const {
+    return from.special | to.special | (exceptions_->caught != nullptr) | exceptions_->uncaught;
+}
+
+// Which thread next: one that the world has woken; else the next of this turn, while the budget
+// lasts; a turn that left nothing to drain flows into the next one. Or home. Where no table chooses
+// the answer is good for more than one: as many as the turn has left, or while it flows the budget.
+[[gnu::noinline]] ThreadBlock& Loop::pick() {
+    budget_ += granted_;
+    granted_ = 0;
+    if (!woken_.empty()) return take_from(woken_, woken_.count());
+    if (!budget_ || queue_.empty()) return home_;
+    bool flows = looping_ && !drainables_;
+    if (!turn_left_ && flows && !oddly()) begin_turn();
+    uint32_t left = turn_left_;
+    if (!left) return home_;
+    if (system_->choose_thread) {
+        --budget_;
+        --turn_left_;
+        return take_from(queue_, left);
+    }
+    if (flows) turn_left_ = 0;
+    else turn_left_ -= left = left < budget_ ? left : budget_;
+    granted_ = flows ? budget_ : left;
+    budget_ -= granted_--;
+    return queue_.pop();
+}
+
+// The one way out of a thread; the caller has put it where it will be found again. It has a fast
+// lane, and whatever is seldom lies off it, in functions of their own: no register is saved twice.
+void Loop::leave(ThreadBlock& self) {
+    if (!granted_ || queue_.empty()) [[unlikely]] return dispatch(self, pick());
+    dispatch(self, granted());
+}
+
+// The same for a thread that has ended: the context that goes on in its place. In the child of a
+// fork only the thread that forked goes on: nobody comes after it. A sanitizer that was told of the
+// switch must see no return on the old stack.
+void* Loop::leave_for_ever(ThreadBlock& self) {
+    ThreadBlock& next = forked() ? home_ : granted_ && !queue_.empty() ? granted() : pick();
+    enter(next);
+    if (special(self, next)) [[unlikely]] change_special(self, next);
+    if (sanitizer::watches) change_stack(self, next, true);
+    return next.sp;
 }
 
 // The one way in: runs what is ready until home is picked again.
 void Loop::run_ready() {
     budget_ = dispatch_budget;
-    ThreadBlock& next = *pick();
+    granted_ = 0;
+    ThreadBlock& next = pick();
     if (&next == &home_) return;
-    running_ = &next;
-    next.state = State::running;
-    ++switches_;
-    change_stack(home_, next, false);
+    dispatch(home_, next);
     --switches_;  // the one that came home: no thread was dispatched
+}
+
+// The first bytes to be drained end a turn that flows: who is ready now still belongs to it.
+void Loop::end_flow() {
+    if (granted_ <= queue_.count()) return;
+    budget_ += granted_ - queue_.count();
+    granted_ = queue_.count();
+}
+
+inline void Loop::dispatch(ThreadBlock& from, ThreadBlock& to) {
+    enter(to);
+    if (&from == &to) return;
+    if (special(from, to)) [[unlikely]] return change_stack_and_more(from, to);
+    change_stack(from, to, false);
+}
+
+[[gnu::noinline]] void Loop::change_stack_and_more(ThreadBlock& from, ThreadBlock& to) {
+    change_special(from, to);
+    change_stack(from, to, false);
 }
 
 // One call site for every switch there is, so that its return is predicted.
 [[gnu::noinline]] void Loop::change_stack(ThreadBlock& from, ThreadBlock& to, bool ends) {
     int kept_errno = *errno_;
-    if (from.special | to.special | (exceptions_->caught != nullptr) | exceptions_->uncaught)
-        [[unlikely]] change_special(from, to);
 #if defined(COPSE_ASAN)
     left_ = &from;
 #endif
@@ -108,24 +149,24 @@ void Loop::change_special(ThreadBlock& from, ThreadBlock& to) {
     to.special &= uint8_t(~ThreadBlock::exceptions);
 }
 
-void Loop::begin_thread(void* block) {
+// A thread's whole life: its context begins here, and what this returns goes on in its place.
+void* Loop::begin_thread(void* block) {
     auto& self = *static_cast<ThreadBlock*>(block);
     Loop& loop = *current_;
     sanitizer::arrived(self, loop.left_ == &loop.home_ ? &loop.home_bounds_ : nullptr);
     self.body(self.room);
-    loop.finish(self);
+    return loop.finish(self);
 }
 
 // The block may be used again as soon as somebody else runs, and nobody does before the switch: so
 // the thread can retire its own stack while it still stands on it.
-void Loop::finish(ThreadBlock& self) {
-    detail::end_locals(self);
+void* Loop::finish(ThreadBlock& self) {
+    if (self.locals) detail::end_locals(self);
     fire_all(self.joiners);
     SlotTable<ThreadBlock>::renew(self);
     --live_;
     retire(self);
-    leave(self, true);
-    __builtin_unreachable();
+    return leave_for_ever(self);
 }
 
 // Stacks in and out of use ------------------------------------------------------------------------
@@ -144,12 +185,15 @@ bool Loop::make_room(uint32_t threads) {
 
 // A block with a stack of that class: the last one used, or one whose pages were given back, or a
 // new one; null: no memory.
-ThreadBlock* Loop::take_block(uint32_t size_class) {
-    if (ThreadBlock* block = warm_[size_class]) {
-        warm_[size_class] = block->next;
-        --warm_count_;
-        return block;
-    }
+inline ThreadBlock* Loop::take_block(uint32_t size_class) {
+    ThreadBlock* block = warm_[size_class];
+    if (!block) [[unlikely]] return make_block(size_class);
+    warm_[size_class] = block->next;
+    --warm_count_;
+    return block;
+}
+
+ThreadBlock* Loop::make_block(uint32_t size_class) {
     if (ThreadBlock* block = cold_[size_class]) {
         cold_[size_class] = block->next;
         return block;
@@ -165,34 +209,32 @@ ThreadBlock* Loop::take_block(uint32_t size_class) {
         bare_ = block;
         return nullptr;
     }
+    block->special = block->stack.guard == Guard::canary ? ThreadBlock::canary : 0;
     block->valgrind_stack = sanitizer::register_stack(block->stack);
     return block;
 }
 
 Result<ThreadBlock*> Loop::reserve(const ThreadOptions& options) {
-    if (forked()) return {nullptr, Error::forked};
+    if (forked()) [[unlikely]] return {nullptr, Error::forked};
     uint32_t size_class =
-        Stacks::class_of(options.stack_size ? options.stack_size : Stacks::default_size);
+        options.stack_size ? Stacks::class_of(options.stack_size) : Stacks::default_class();
     if (size_class == Stacks::classes) return {nullptr, Error::invalid};
     ThreadBlock* block = take_block(size_class);
-    if (!block) return {nullptr, Error::no_memory};
+    if (!block) [[unlikely]] return {nullptr, Error::no_memory};
     sanitizer::begin(*block);
-    block->special = block->stack.guard == Guard::canary ? ThreadBlock::canary : 0;
+    // What the last one to stand there has left; the rest is set by who needs it, or went with it.
+    block->special &= ThreadBlock::canary;
+    block->timed_out = block->permit = block->awaits_permit = false;
+    block->refusals = 0;
+    block->canceled = ending_;
+    block->scope_end = INT64_MAX;
+    block->handler.function = nullptr;
+    block->name[0] = 0;
+    if (options.name) copy_name(block->name, options.name);
     if (options.own_fp_environment) {
         block->special |= ThreadBlock::own_fp;
         block->fp_environment = copse_fp_environment();
     }
-    block->canceled = ending_;
-    block->timed_out = block->permit = block->awaits_permit = false;
-    block->on_descriptor = false;
-    block->refusals = 0;
-    block->scope_end = INT64_MAX;
-    block->waits_for = nullptr;
-    block->waits_on = -1;
-    block->in_flight = {};
-    block->handler = {};
-    block->locals = nullptr;
-    copy_name(block->name, options.name);
     return {block, Error::none};
 }
 

@@ -67,7 +67,6 @@ struct alignas(64) ThreadBlock {
     bool timed_out = false;  // the deadline of the current wait has come
     bool permit = false;     // unpark() came, park() has not yet returned for it
     bool awaits_permit = false;  // parked in park()
-    bool on_descriptor = false;  // parked on a descriptor
     uint16_t refusals = 0;       // parking calls made since it was canceled
 
     // Time ---------------------------------------------------------------------------------------

@@ -18,22 +18,20 @@ uint64_t random() {
     return bits;
 }
 
-// The thread's nearest end, or null outside a thread.
-static int64_t* scope_end() {
-    Loop* loop = Loop::current();
-    ThreadBlock* thread = loop ? loop->running_thread() : nullptr;
-    return thread ? &thread->scope_end : nullptr;
-}
+// A Timeout shortens what is left of its thread's time, and gives it back what it had.
+static ThreadBlock* thread_of(Loop* loop) { return loop ? loop->running_thread() : nullptr; }
 
-Timeout::Timeout(Duration length) : end_{now() + length}, outer_{Time::never()} {
-    int64_t* scope = scope_end();
-    if (!scope) return;
-    outer_ = Time::at(*scope);
-    if (end_ < outer_) *scope = end_.count();
+Timeout::Timeout(Duration length) : outer_{Time::never()} {
+    Loop* loop = Loop::current();
+    end_ = (loop ? Time::at(loop->now()) : now()) + length;
+    ThreadBlock* thread = thread_of(loop);
+    if (!thread) return;
+    outer_ = Time::at(thread->scope_end);
+    if (end_ < outer_) thread->scope_end = end_.count();
 }
 
 Timeout::~Timeout() {
-    if (int64_t* scope = scope_end()) *scope = outer_.count();
+    if (ThreadBlock* thread = thread_of(Loop::current())) thread->scope_end = outer_.count();
 }
 
 bool Timeout::expired() const { return left() == Duration{}; }

@@ -3,14 +3,9 @@
 
 namespace copse {
 
-ThreadBlock* Loop::find(Thread handle) {
-    ThreadBlock* block =
-        blocks_.find(detail::Access::slot(handle), detail::Access::generation(handle));
-    return block && block->exists() ? block : nullptr;
-}
-
 // A thread that may not wait any more still gives way, so that one that ignores the answer cannot
-// hold up the others.
+// hold up the others. That a scope is over is told by the clock as the last look read it, or as it
+// is read here for somebody who never gives way: a timeout costs no reading of its own.
 Error Loop::admit_slowly() {
     ThreadBlock& self = *running_;
     if (forked()) return Error::forked;
@@ -19,47 +14,12 @@ Error Loop::admit_slowly() {
         error = Error::canceled;
         if (self.refusals < patience && ++self.refusals == patience)
             report(&self, ignores_cancellation);
-    } else if (now() >= self.scope_end) {
-        error = Error::timeout;
+    } else {
+        if (++asked_of_old_time_ >= dispatch_budget) read_clock();
+        if (time_ >= self.scope_end) error = Error::timeout;
     }
     if (error) yield();
     return error;
-}
-
-Error Loop::park(const Wait& wait, Waiter* waiters) {
-    ThreadBlock& self = *running_;
-    int64_t deadline = wait.deadline < self.scope_end ? wait.deadline : self.scope_end;
-    bool timed = deadline != INT64_MAX;
-    bool on_descriptor = wait.descriptor >= 0;
-    self.timed_out = false;
-    self.waiters = waiters;
-    self.waits_for = wait.what;
-    self.waits_on = wait.descriptor;
-    self.on_descriptor = on_descriptor;
-    self.since = time_;
-    if (timed) {
-        deadlines_.arm(self, deadline);
-        ++timed_;
-    }
-    waiting_ += on_descriptor;
-    self.state = State::parked;
-    if (self.canceled) [[unlikely]] make_ready(self);  // since it was admitted
-    leave(self);
-    waiting_ -= on_descriptor;
-    if (timed) {
-        deadlines_.disarm(self);
-        --timed_;
-    }
-    if (self.canceled) return Error::canceled;
-    return self.timed_out ? Error::timeout : Error::none;
-}
-
-// The first source takes all of the thread's waiters out of their lists: no other can find it.
-void Loop::make_ready(ThreadBlock& thread) {
-    for (Waiter* each = thread.waiters; each; each = each->sibling) each->unlink();
-    thread.waiters = nullptr;
-    thread.state = State::ready;
-    made_ready_->append(thread);
 }
 
 void Loop::fire(Waiter& waiter) {
@@ -69,18 +29,6 @@ void Loop::fire(Waiter& waiter) {
 
 void Loop::fire_all(WaitList& list) {
     while (Waiter* waiter = list.first()) fire(*waiter);
-}
-
-void Loop::yield() {
-    ThreadBlock& self = *running_;
-    self.state = State::ready;
-    queue_.append(self);
-    leave(self);
-}
-
-void Loop::unpark(ThreadBlock& thread) {
-    thread.permit = true;
-    if (thread.state == State::parked && thread.awaits_permit) make_ready(thread);
 }
 
 void Loop::cancel(ThreadBlock& thread) {

@@ -102,7 +102,7 @@ SYMBOL(abi_switch_checked):
     add sp, sp, 176
     ret
 
-// An entry for copse_prepare. Its argument is {uintptr_t sp; void (*next)(void*)}: notes the stack
+// An entry for copse_prepare. Its argument is {uintptr_t sp; void* (*next)(void*)}: notes the stack
 // pointer as it is at a function's first instruction and goes on in next.
     .globl SYMBOL(abi_entry)
     .balign 16

@@ -11,7 +11,7 @@
 
 #define DECLARE(name)                                                                              \
     extern "C" void mutant_##name##_switch(void** from, void* to);                                 \
-    extern "C" void* mutant_##name##_prepare(void* top, void (*entry)(void*), void* argument);
+    extern "C" void* mutant_##name##_prepare(void* top, void* (*entry)(void*), void* argument);
 ABI_REGISTERS(DECLARE)
 
 struct Mutant {

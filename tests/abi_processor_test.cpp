@@ -15,7 +15,7 @@ TEST(making_a_context_writes_less_than_200_bytes) {
     abi::Stack stack;
     memset(stack.bottom, 0xa5, abi::stack_size);
     copse_prepare(
-        stack.top(), [](void*) {}, nullptr);
+        stack.top(), [](void*) -> void* { return nullptr; }, nullptr);
     int changed = 0;
     for (char* each = stack.bottom; each < stack.top() - 200; ++each)
         changed += *each != static_cast<char>(0xa5);
@@ -60,9 +60,9 @@ TEST(a_backtrace_ends_in_the_trampoline) {
 // Profilers walk frame pointers: the entry's caller must not appear to have a frame.
 static void *home, *away, *caller_frame = &home;
 
-static void note_caller_frame(void*) {
+static void* note_caller_frame(void*) {
     caller_frame = *static_cast<void**>(__builtin_frame_address(0));
-    copse_switch(&away, home);
+    return opaque(home);
 }
 
 TEST(a_chain_of_frame_pointers_ends_in_the_trampoline) {

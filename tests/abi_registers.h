@@ -24,7 +24,7 @@
 #endif
 
 using Switch = void (*)(void** from, void* to);
-using Prepare = void* (*)(void* top, void (*entry)(void*), void* argument);
+using Prepare = void* (*)(void* top, void* (*entry)(void*), void* argument);
 
 extern "C" uint64_t abi_switch_checked(void** from, void* to, uint64_t pattern, Switch);
 
@@ -56,7 +56,7 @@ struct Walker {
     int self;
 };
 
-inline void wander(void* argument) {
+inline void* wander(void* argument) {
     Walk& walk = *static_cast<Walker*>(argument)->walk;
     int self = static_cast<Walker*>(argument)->self;
     for (;;) {

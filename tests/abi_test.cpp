@@ -25,11 +25,48 @@ TEST(the_entry_gets_its_argument_whole) {
     void* argument = reinterpret_cast<void*>(static_cast<uintptr_t>(0xfedcba9876543210u));
     auto entry = [](void* argument) {
         got = argument;
-        copse_switch(&away, home);
+        return home;
     };
     away = copse_prepare(stack.top(), entry, argument);
     copse_switch(&home, away);
     CHECK(got == argument);
+}
+
+// A row of a hundred, each beginning where the one before has ended, on one stack or the other.
+TEST(an_entry_may_return_a_context_that_has_not_begun) {
+    struct Row {
+        Stack stack[2];
+        int begun = 0;
+        void* home = nullptr;
+    } row;
+    using Entry = void* (*)(void*);
+    static Entry entry;
+    entry = [](void* argument) -> void* {
+        Row& row = *static_cast<Row*>(argument);
+        if (++row.begun == 100) return row.home;
+        return copse_prepare(row.stack[row.begun % 2].top(), entry, argument);
+    };
+    copse_switch(&row.home, copse_prepare(row.stack[0].top(), entry, &row));
+    CHECK_EQ(row.begun, 100);
+}
+
+TEST(an_entry_may_return_a_context_that_is_suspended) {
+    int steps = 0;
+    auto body = [&](Visit& visit) {
+        ++steps;
+        visit.home();
+        ++steps;
+    };
+    Stack stack, other_stack;
+    Visit visit(stack.top(), body);
+    visit.run();
+    CHECK_EQ(steps, 1);
+    static void* suspended;
+    suspended = visit.there;
+    auto entry = [](void*) { return suspended; };
+    copse_switch(&visit.here, copse_prepare(other_stack.top(), entry, nullptr));
+    CHECK_EQ(steps, 2);
+    CHECK(visit.over);
 }
 
 TEST(locals_and_varargs_are_aligned_in_a_new_context) {
@@ -57,7 +94,7 @@ TEST(making_a_context_touches_only_its_room) {
         memset(memory, 0xa5, stack_size + above);
         unsigned char* top = memory + stack_size - offset;
         copse_prepare(
-            top, [](void*) {}, nullptr);
+            top, [](void*) -> void* { return nullptr; }, nullptr);
         size_t changed = 0;
         for (unsigned char* each = memory; each < top - context_room; ++each)
             changed += *each != 0xa5;

@@ -10,7 +10,7 @@ namespace abi {
 inline bool in_trampoline(void* address) {
     auto start = reinterpret_cast<uintptr_t>(&copse_trampoline);
     auto place = reinterpret_cast<uintptr_t>(address);
-    return start < place && place < start + 16;
+    return start < place && place < start + 32;
 }
 
 }  // namespace abi

@@ -31,11 +31,11 @@ struct Visit {
         : body([](Visit& visit, void* data) { (*static_cast<Body*>(data))(visit); }), data(&code) {
         there = copse_prepare(top, begin, this);
     }
-    static void begin(void* argument) {
+    static void* begin(void* argument) {
         auto* visit = static_cast<Visit*>(argument);
         visit->body(*visit, visit->data);
         visit->over = true;
-        visit->home();
+        return visit->here;
     }
     void run() { copse_switch(&here, there); }
     void home() { copse_switch(&there, here); }
