@@ -54,13 +54,14 @@ struct Happened {
 void talk(const Address& where, Happened& happened) {
     constexpr size_t size = 100000;  // past the high-water mark, and many reads
     std::string line = test::pattern(size) + "\n";
-    auto note = [&](Error error) { happened.reported = happened.reported || error; };
+    // By value to the server, whose last connection may outlive this frame.
+    auto note = [&happened](Error error) { happened.reported = happened.reported || error; };
     Result<Listener> listener = bind(where);
     note(listener.error);
     if (!listener) return;
     Result<Address> address = listener->address();
     note(address.error);
-    Result<Server> server = addserver(std::move(*listener), [&](Stream& stream) {
+    Result<Server> server = addserver(std::move(*listener), [note](Stream& stream) {
         stream.setlimit(2 * size, 0);
         while (Result<std::string_view> got = stream.receive("*l")) {
             note(stream.send(*got).error);
