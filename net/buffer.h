@@ -10,6 +10,8 @@
 
 #include "runtime/loop.h"
 
+#include <bit>
+#include <string.h>
 #include <string_view>
 
 namespace copse {
@@ -31,12 +33,31 @@ class BufferPool {
     ~BufferPool() { close(); }
 
     // At least `size` bytes; size becomes what it is. null: no memory.
-    char* take(size_t& size);
-    void give(char* memory, size_t size);
+    char* take(size_t& size) {
+        uint32_t size_class = class_of(size);
+        Free* block = size_class < classes ? free_[size_class] : nullptr;
+        if (!block) [[unlikely]] return allocate(size);
+        size = smallest << size_class;
+        free_[size_class] = block->next;
+        kept_ -= size;
+        return reinterpret_cast<char*>(block);
+    }
+    void give(char* memory, size_t size) {
+        uint32_t size_class = class_of(size);
+        if (size_class == classes || kept_ + size > most_kept || loop_->oddly()) [[unlikely]]
+            return loop_->release(memory, size);
+        free_[size_class] = ::new (static_cast<void*>(memory)) Free{free_[size_class]};
+        kept_ += size;
+    }
     void close();
 
   private:
-    static uint32_t class_of(size_t size);
+    static uint32_t class_of(size_t size) {
+        if (size <= smallest) return 0;
+        uint32_t bits = uint32_t(std::bit_width((size - 1) / smallest));
+        return bits < classes ? bits : classes;
+    }
+    char* allocate(size_t& size);
 
     struct Free {
         Free* next;
@@ -64,13 +85,29 @@ class Buffer {
     void rewind() { if (empty()) begin_ = end_ = 0; }
 
     // Room for at least `bytes` more behind the end; false: no memory.
-    bool make_room(BufferPool&, size_t bytes);
-    bool append(BufferPool&, std::string_view bytes);
+    bool make_room(BufferPool& pool, size_t bytes) {
+        return room_size() >= bytes || make_more_room(pool, bytes);
+    }
+    bool append(BufferPool& pool, std::string_view bytes) {
+        if (bytes.empty()) return true;
+        if (!make_room(pool, bytes.size())) return false;
+        memcpy(room(), bytes.data(), bytes.size());
+        grew(bytes.size());
+        return true;
+    }
     // Puts bytes in front of what is there. They may lie in this very buffer.
-    bool put_back(BufferPool&, std::string_view bytes);
-    void give_back(BufferPool&);
+    bool put_back(BufferPool& pool, std::string_view bytes) {
+        return bytes.empty() || put_in_front(pool, bytes);
+    }
+    void give_back(BufferPool& pool) {
+        if (memory_) pool.give(memory_, capacity_);
+        memory_ = nullptr;
+        capacity_ = begin_ = end_ = 0;
+    }
 
   private:
+    bool make_more_room(BufferPool&, size_t bytes);
+    bool put_in_front(BufferPool&, std::string_view bytes);
     bool move_to(BufferPool&, size_t front, size_t room, std::string_view prefix);
 
     char* memory_ = nullptr;
