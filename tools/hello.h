@@ -48,6 +48,7 @@ class Hello {
         do {
             size_t kept = bytes.size();
             bool begun = requests.begun() || kept;
+            if (!begun) deadline = {};  // of an empty line, perhaps
             copse::Result<std::string_view> got =
                 begun ? receive_rest(stream, bytes, deadline, requests.count())
                       : stream.receivepartial(at_most);

@@ -1,0 +1,2 @@
+# What the programs of tools/ are made of.
+copse_test(hello)
