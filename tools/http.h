@@ -97,9 +97,9 @@ inline constexpr Characters characters;
 
 inline bool is(char c, uint8_t kind) { return characters.kinds[uint8_t(c)] & kind; }
 inline bool all_are(std::string_view text, uint8_t kind) {
-    for (char c : text)
-        if (!is(c, kind)) return false;
-    return true;
+    unsigned common = kind;
+    for (char c : text) common &= characters.kinds[uint8_t(c)];
+    return common;
 }
 inline size_t token_length(std::string_view text) {
     size_t size = 0;
@@ -131,20 +131,24 @@ inline bool same(std::string_view text, std::string_view lower) {
 
 // The first control character but HTAB: what ends a line, and what none may have. Eight bytes at a
 // time: a byte b is below 0x20 if b - 0x20 borrows and b has no high bit; it is DEL if b ^ 0x7f is 0.
-// A borrow may make the byte above a find look like one, never where there is none: so a word in
-// which something is found is looked at byte by byte.
+// A borrow may make the byte above a find look like one as well: the lowest of a word is a true one.
 inline const char* find_control(const char* from, const char* end) {
     constexpr uint64_t ones = 0x0101010101010101, highs = 0x80 * ones;
-    auto is_control = [](char c) { return (uint8_t(c) < 0x20 && c != '\t') || c == 0x7f; };
-    for (; end - from >= 8; from += 8) {
+    constexpr bool lowest_is_first = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+    while (lowest_is_first && end - from >= 8) {
         uint64_t word = 0;
         memcpy(&word, from, 8);
         uint64_t del = word ^ 0x7f * ones;
-        if (!((((word - 0x20 * ones) & ~word) | ((del - ones) & ~del)) & highs)) continue;
-        for (const char* each = from; each < from + 8; ++each)
-            if (is_control(*each)) return each;
+        uint64_t found = (((word - 0x20 * ones) & ~word) | ((del - ones) & ~del)) & highs;
+        if (!found) {
+            from += 8;
+            continue;
+        }
+        from += __builtin_ctzll(found) / 8;
+        if (*from != '\t') return from;
+        ++from;
     }
-    while (from < end && !is_control(*from)) ++from;
+    while (from < end && ((uint8_t(*from) >= 0x20 && *from != 0x7f) || *from == '\t')) ++from;
     return from;
 }
 
