@@ -2,5 +2,5 @@
 if(COPSE_BUILD_TOOLS)
     copse_register_script(tools $<TARGET_FILE:copse-echo> $<TARGET_FILE:copse-load>
                           $<TARGET_FILE:copse-chat> $<TARGET_FILE:copse-sim-demo>
-                          "${CMAKE_CROSSCOMPILING_EMULATOR}")
+                          $<TARGET_FILE:copse-hello> "${CMAKE_CROSSCOMPILING_EMULATOR}")
 endif()

@@ -2,21 +2,26 @@
 # Tools: the programs of tools/ do what they say, to each other and on a command line.
 #
 #   tools_test.sh <sentence> <scratch> <copse-echo> <copse-load> <copse-chat> <copse-sim-demo>
-#                 <emulator's words> ...
+#                 <copse-hello> <emulator's words> ...
 set -euo pipefail
 sentence=$1 scratch=$2
-echo_program=("${@:7}" "$3")
-load_program=("${@:7}" "$4")
-chat_program=("${@:7}" "$5")
-demo_program=("${@:7}" "$6")
+echo_program=("${@:8}" "$3")
+load_program=("${@:8}" "$4")
+chat_program=("${@:8}" "$5")
+demo_program=("${@:8}" "$6")
+hello_program=("${@:8}" "$7")
 
 fail() { echo "failed: $*" >&2; exit 1; }
 
 # serve <standard input> <words of copse-echo ...>: starts it and learns the port; `said` is what it
-# goes on to say. serve_chat is the same for copse-chat.
+# goes on to say. serve_chat is the same for copse-chat, serve_hello for copse-hello.
 server=
 serve_chat() {
     local echo_program=("${chat_program[@]}")
+    serve "$@"
+}
+serve_hello() {
+    local echo_program=("${hello_program[@]}")
     serve "$@"
 }
 serve() {
@@ -214,6 +219,30 @@ test_a_silent_member_is_shown_the_door() {
     [ "$code" -eq 1 ] || fail "the connection was not closed: $code"
 }
 
+test_a_browser_is_greeted() {
+    serve_hello /dev/null
+    exec {peer}<>"/dev/tcp/127.0.0.1/$port"
+    printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&"$peer"
+    hears "$peer" $'HTTP/1.1 200 OK\r'
+    local today
+    today=$(LC_ALL=C date -u '+%a, %d %b %Y ')
+    hears "$peer" "Date: ($today|.* 00:0)[0-9:]* GMT"$'\r'
+    hears "$peer" $'Content-Type: text/plain\r'
+    hears "$peer" $'Content-Length: 13\r'
+    hears "$peer" $'\r'
+    hears "$peer" 'hello, world'
+    hears "$peer" $'HTTP/1.1 404 Not Found\r'
+    timeout 30 grep -q '^404 Not Found$' <&"$peer" || fail "it did not say so, or did not close"
+}
+
+test_a_browser_that_asks_for_nothing_is_left() {
+    serve_hello /dev/null --timeout 0.2
+    exec {peer}<>"/dev/tcp/127.0.0.1/$port"
+    local code=0
+    read -r -t 30 -u "$peer" line || code=$?
+    [ "$code" -eq 1 ] || fail "the connection was not closed: $code"
+}
+
 test_a_seed_tells_the_same_story_each_time() {
     local code=0
     "${demo_program[@]}" >"$scratch/once" || code=$?
@@ -243,6 +272,10 @@ test_wrong_words_are_explained() {
     exits_with 2 "${chat_program[@]}" --port 70000
     exits_with 2 "${chat_program[@]}" --backlog 0
     exits_with 0 "${chat_program[@]}" --help
+    exits_with 2 "${hello_program[@]}" --port 70000
+    exits_with 2 "${hello_program[@]}" --timeout 0
+    exits_with 2 "${hello_program[@]}" word
+    exits_with 0 "${hello_program[@]}" --help
     exits_with 2 "${demo_program[@]}" --seed none
     exits_with 0 "${demo_program[@]}" --help
     exits_with 2 "${echo_program[@]}" --port 70000
