@@ -341,6 +341,8 @@ TEST(chunks_that_are_spelt_wrong_are_refused) {
         {chunked("1\r\na\n0\r\n\r\n"), "400."},
         {chunked("1\r\nab0\r\n\r\n"), "400."},
         {chunked("1\r\na\r0\r\n\r\n"), "400."},
+        {chunked("1\r\na\rX0\r\n\r\n"), "400."},
+        {chunked("1\r\naX\n0\r\n\r\n"), "400."},
         {chunked("0\r\nA b\r\n\r\n"), "400."},
         {chunked("0\r\n A: b\r\n\r\n"), "400."},
     });

@@ -366,8 +366,6 @@ class Requests {
             if (size == 0 || !detail::all_are(detail::first(target, size), detail::host))
                 return Status::bad_request;
             target = detail::after(target, size);
-            // That is how a proxy is asked for OPTIONS *.
-            if (target.empty() && request_.method == Method::options) request_.asterisk = true;
             if (target.empty() || target[0] == '?') target = "/";
         }
         size_t query = target.find('?');
