@@ -1,5 +1,5 @@
-// The hello server's campaign: whatever goes wrong, the answers are those to the requests, in order,
-// as far as they come.
+// Hello's campaign: whatever goes wrong, the answers are those to the requests, in order, as far as
+// they come.
 //
 // Clients on three hosts send requests of every kind, many at once and cut anywhere, and read the
 // answers strictly. Some stop in the middle of a request, or read nothing for a while. In fair
@@ -65,12 +65,14 @@ constexpr Request requests[] = {
     {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200},
     {"HEAD /hello HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n", 200, true},
     {"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404},
-    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 27\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 405},
+    {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 27\r\n\r\n"
+     "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 405},
     {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
      "5;a=b\r\nGET /\r\n0a\r\n\r\n\r\n0\r\n\r\n0\r\n0\r\nA: b\r\n\r\n", 200},
     {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 204},
     {"\r\nBREW / HTTP/1.1\r\nHost: x\r\n\r\n", 501},
-    {"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", 200, false, true},
+    {"GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", 200,
+     false, true},
 };
 
 // What one connection asks, and how it ends.
