@@ -642,6 +642,35 @@ TEST(requests_that_come_whole_cost_one_look_at_the_clock_a_batch) {
     });
 }
 
+TEST(a_batch_costs_one_receive_one_send_and_no_allocation) {
+    static size_t receives, sends;
+    VirtualTime time;
+    time.receive = [](const System& system, auto... what) {
+        ++receives;
+        return production_system.receive(system, what...);
+    };
+    time.send = [](const System& system, auto... what) {
+        ++sends;
+        return production_system.send(system, what...);
+    };
+    meet(frozen, [](test::Peer& peer) {
+        std::string all;
+        for (int i = 0; i < 16; ++i) all += get();
+        size_t before = 0;
+        for (int round = 0; round < 5; ++round) {
+            if (round == 1) {  // the first has brought the buffers
+                receives = sends = 0;
+                before = status().allocations;
+            }
+            (void)peer.send(all);
+            CHECK_EQ(peer.receive_exactly(16 * greeting_size).size(), 16 * greeting_size);
+        }
+        CHECK_EQ(receives, 4u);
+        CHECK_EQ(sends, 4u);
+        CHECK_EQ(status().allocations, before);
+    });
+}
+
 TEST(the_date_is_the_second_it_is_asked_in) {
     static VirtualTime* clock;
     VirtualTime time;
