@@ -1,8 +1,4 @@
-"""Counts: what a request takes of a server, in system calls and in instructions of its own.
-
-A count is the difference of two runs, one of them with twice as many requests: what starting, the
-connections and the counting itself take is the same in both, and goes out.
-"""
+"""Counts: what a request takes of a server, in system calls and in instructions of its own."""
 import re
 import shutil
 import signal
@@ -11,7 +7,7 @@ import time
 from pathlib import Path
 
 from processes import LOAD_CPU, Failure, end, output_of, start
-from servers import Server, load
+from servers import Connections, Server, load
 
 
 class Perf:
@@ -62,24 +58,20 @@ def system_call_counter():
     return next((each for each in (Perf, Strace) if each.works()), None)
 
 
-def count_system_calls(counter, make_server, load_program, requests, options):
-    with make_server() as server, tempfile.NamedTemporaryFile("r") as file:
+def system_calls_per_request(counter, make_server, load_program, requests, **options):
+    """Counted while requests are made, and neither before nor after: connections cost calls, too."""
+    with make_server() as server, tempfile.NamedTemporaryFile("r") as file, \
+            Connections(load_program, server, requests=requests, **options) as connections:
         process = start(counter.command(server.pid, file.name), LOAD_CPU)
         try:
             time.sleep(0.4)  # until it has attached
-            load(load_program, server, requests=requests, **options)
+            made = connections.put_under_load()["requests"]
         finally:
             end(process, signal.SIGINT)
         count = counter.read(file.read())
         if count is None:
             raise Failure(f"{counter.command(0, '')[0]} gave no count of system calls")
-        return count
-
-
-def system_calls_per_request(counter, make_server, load_program, requests, **options):
-    once, twice = (count_system_calls(counter, make_server, load_program, each, options)
-                   for each in (requests, 2 * requests))
-    return (twice - once) / requests
+        return count / made
 
 
 def count_instructions(command, load_program, requests, options):
@@ -99,6 +91,7 @@ def count_instructions(command, load_program, requests, options):
 
 
 def instructions_per_request(command, load_program, requests, **options):
+    """The difference of two runs: what starting and the connections take is the same in both."""
     once, twice = (count_instructions(command, load_program, each, options)
                    for each in (requests, 2 * requests))
     return (twice - once) / requests

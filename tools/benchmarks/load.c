@@ -35,12 +35,15 @@
 static const char usage[] =
     "usage: copse-bench-load --port N [--mode echo|http|connect|idle] [--connections 50]\n"
     "           [--size 64] [--depth 1] [--seconds 1] [--warm-up 0.3] [--requests N]\n"
-    "           [--processes 1] [--server-pid PID]\n"
+    "           [--processes 1] [--server-pid PID] [--wait]\n"
     "  echo     messages of --size bytes, the last of which is a newline, come back as they were\n"
     "  http     GET / over connections that are kept; every answer is like the first one\n"
     "  connect  each connection is made, asks for one echo, and is closed\n"
-    "  idle     each asks for one echo; prints \"ready\" and holds them until standard input ends\n"
+    "  idle     each asks for one echo, and no more; implies --wait\n"
     "  --requests N  exactly so many instead of --seconds, none before them as a warm-up\n"
+    "  --wait        prints \"ready\" when all have been answered once, goes on at a line on "
+    "standard\n"
+    "                input, and keeps the connections until that ends\n"
     "Prints one line of JSON. Exit code 0: every byte was right and no connection failed.\n";
 
 enum mode { ECHO, HTTP, CONNECT, IDLE };
@@ -51,6 +54,7 @@ static struct {
     long connections, size, depth, processes, requests;
     double seconds, warm_up;
     int server_pid;
+    bool wait;
 } options = {
     .connections = 50, .size = 64, .depth = 1, .processes = 1, .seconds = 1, .warm_up = 0.3};
 
@@ -340,13 +344,11 @@ static int live(long first) {
     open_connections(first);
     ++shared->ready;
     await_phase(WARMING_UP);
-    if (options.mode == IDLE) {
-        await_phase(ENDING);
-        turn(0);  // a connection that was lost meanwhile is one
-    } else {
-        serve_time();
-    }
+    if (options.mode != IDLE) serve_time();
     ++shared->finished;
+    await_phase(ENDING);
+    while (turn(0)) {
+    }  // what comes now is an error: bytes nobody asked for, or a closed connection
     return 0;
 }
 
@@ -383,14 +385,14 @@ static double children_time(const pid_t* children) {
     return sum;
 }
 
-static bool child_died(void) {
+static bool child_failed(int flags) {
     int status;
-    return waitpid(-1, &status, WNOHANG) > 0 && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return waitpid(-1, &status, flags) > 0 && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 static void await_children(_Atomic long* number) {
     while (*number < options.processes) {
-        if (child_died()) exit(1);
+        if (child_failed(WNOHANG)) exit(1);
         usleep(500);
     }
 }
@@ -398,7 +400,7 @@ static void await_children(_Atomic long* number) {
 static void rest(double seconds) {
     uint64_t end = now_ns() + (uint64_t)(seconds * 1e9);
     while (now_ns() < end) {
-        if (child_died()) exit(1);
+        if (child_failed(WNOHANG)) exit(1);
         uint64_t left = end - now_ns();
         usleep(left > 100000000 ? 100000 : (useconds_t)(left / 1000 + 1));
     }
@@ -430,15 +432,12 @@ static void print_run(struct moment start, struct moment end) {
     fflush(stdout);
 }
 
-static void conduct(const pid_t* children) {
-    await_children(&shared->ready);
-    if (options.mode == IDLE) {
-        printf("ready\n");
-        fflush(stdout);
-        while (getchar() != EOF) {}
-        shared->phase = ENDING;
-        return await_children(&shared->finished);
-    }
+static void wait_for_line(void) {
+    for (int c = 0; c != EOF && c != '\n';) c = getchar();
+}
+
+// For so many requests, or for so long.
+static void measure(const pid_t* children) {
     struct moment start, end;
     if (options.requests) {
         start = this_moment(children);
@@ -452,10 +451,23 @@ static void conduct(const pid_t* children) {
         shared->phase = MEASURING;
         rest(options.seconds);
         end = this_moment(children);
-        shared->phase = ENDING;
-        await_children(&shared->finished);
     }
+    if (end.requests == start.requests) complain("the server", "answered nothing while measured");
     print_run(start, end);
+}
+
+static void conduct(const pid_t* children) {
+    await_children(&shared->ready);
+    if (options.wait) {
+        printf("ready\n");
+        fflush(stdout);
+        wait_for_line();
+    }
+    if (options.mode != IDLE) measure(children);
+    while (options.wait && getchar() != EOF) {}
+    shared->phase = ENDING;
+    for (long i = 0; i < options.processes; ++i)
+        if (child_failed(0)) exit(1);
 }
 
 // Asks once, to know what every answer of HTTP has to be like.
@@ -508,17 +520,11 @@ static enum mode mode_named(const char* name) {
 }
 
 static void read_options(int words, char** word) {
-    static const struct option known[] = {{"port", 1, 0, 'p'},
-                                          {"mode", 1, 0, 'm'},
-                                          {"connections", 1, 0, 'c'},
-                                          {"size", 1, 0, 's'},
-                                          {"depth", 1, 0, 'd'},
-                                          {"seconds", 1, 0, 't'},
-                                          {"warm-up", 1, 0, 'w'},
-                                          {"requests", 1, 0, 'r'},
-                                          {"processes", 1, 0, 'n'},
-                                          {"server-pid", 1, 0, 'S'},
-                                          {0, 0, 0, 0}};
+    static const struct option known[] = {
+        {"port", 1, 0, 'p'},       {"mode", 1, 0, 'm'},     {"connections", 1, 0, 'c'},
+        {"size", 1, 0, 's'},       {"depth", 1, 0, 'd'},    {"seconds", 1, 0, 't'},
+        {"warm-up", 1, 0, 'w'},    {"requests", 1, 0, 'r'}, {"processes", 1, 0, 'n'},
+        {"server-pid", 1, 0, 'S'}, {"wait", 0, 0, 'W'},     {0, 0, 0, 0}};
     for (int found; (found = getopt_long(words, word, "", known, NULL)) != -1;) {
         switch (found) {
         case 'p': options.port = atoi(optarg); break;
@@ -531,9 +537,11 @@ static void read_options(int words, char** word) {
         case 'r': options.requests = atol(optarg); break;
         case 'n': options.processes = atol(optarg); break;
         case 'S': options.server_pid = atoi(optarg); break;
+        case 'W': options.wait = true; break;
         default: misuse();
         }
     }
+    if (options.mode == IDLE) options.wait = true;
     long per_burst = options.mode == HTTP ? (long)sizeof get - 1 : options.size;
     if (optind < words || options.port <= 0 || options.connections < 1 || options.size < 1 ||
         options.depth < 1 || options.processes < 1 || options.processes > 64 ||

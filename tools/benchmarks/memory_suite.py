@@ -7,7 +7,7 @@ from jobs import Suite
 from measure import COPSE, Bar
 from processes import MICRO_CPU, Failure, descriptor_limit, output_of
 from programs import LIMITS, RAW
-from servers import IdleConnections, Server
+from servers import Connections, Server
 
 THREADS = (1000, 100000, 1000000)
 CONNECTIONS = 9000
@@ -26,7 +26,7 @@ def park_threads(program, count):
 def idle_connections(command, load_program, count, key):
     with Server(command) as server:
         before = server.resident_kib()
-        with IdleConnections(load_program, server, count):
+        with Connections(load_program, server, mode="idle", connections=count):
             time.sleep(0.3)
             return {key: (server.resident_kib() - before) / count}
 

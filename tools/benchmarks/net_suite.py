@@ -9,7 +9,7 @@ from jobs import Suite
 from measure import COPSE, Bar
 from processes import LOAD_CPU, SERVER_CPU, descriptor_limit
 from programs import RAW, RAW_SPINNING
-from servers import IdleConnections, Nginx, Server, load
+from servers import Connections, Nginx, Server, load
 
 RAW_NAMES = tuple(RAW)
 
@@ -130,11 +130,13 @@ def add_instructions(suite, servers, programs, quick):
             command, programs.load, 2000 if quick else 10000, **FEW.options)}
 
     for name, command in servers.items():
-        suite.add_job(name, "instructions", ["instructions"], functools.partial(count, command), 1)
+        suite.add_job(name, "instructions", ["instructions"], functools.partial(count, command),
+                      1 if quick else 3)
 
 
 def busy_when_idle(command, load_program):
-    with Server(command) as server, IdleConnections(load_program, server, 50):
+    with Server(command) as server, \
+            Connections(load_program, server, mode="idle", connections=50):
         time.sleep(1)
         before, start = server.processor_seconds(), time.monotonic()
         time.sleep(1)

@@ -65,8 +65,8 @@ def print_row(measure, subject, samples):
     ratio = measure.ratio(subject)
     bar = str(measure.bar) if measure.bar and subject == COPSE else ""
     print(f"{name:<34}{number(samples.min):>11}{number(samples.median):>11}"
-          f"  {number(low) + ' .. ' + number(high):<20}"
-          f"{f'{ratio:.2f} x' if ratio else '':>9}  {bar:<19}"
+          f"  {number(low) + ' .. ' + number(high):<22}"
+          f"{f'{ratio:.2f} x' if ratio else '':>9}  {bar:<22}"
           f"{verdict(measure) if bar else ''}".rstrip())
 
 
@@ -74,7 +74,7 @@ def print_suite(suite, where):
     print(f"\n{suite.title}\n{'=' * len(suite.title)}\n")
     for key, text in where.items():
         print(f"{key:<12}{text}")
-    print(f"\n{'':<34}{'min':>11}{'median':>11}  {'middle half':<20}{'of limit':>9}  {'bar':<19}")
+    print(f"\n{'':<34}{'min':>11}{'median':>11}  {'middle half':<22}{'of limit':>9}  bar")
     for measure in suite.measures.values():
         unit = f", {measure.unit}" if measure.unit else ""
         print(f"\n{measure.title}{unit}")

@@ -8,8 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import (LOAD_CPU, SERVER_CPU, Failure, descriptor_limit, end, output_of, read_line,
-                       start)
+from processes import (LOAD_CPU, PATIENCE, SERVER_CPU, Failure, descriptor_limit, end, output_of,
+                       read_line, start)
 
 STARTING = 30  # seconds for a server to listen
 
@@ -106,34 +106,46 @@ def load_command(program, server, options):
     return words
 
 
-def load(program, server, **options):
-    """What the load generator found; every byte was right, or this is a failure."""
-    named = {name.replace("_", "-"): value for name, value in options.items()}
-    said, _ = output_of(load_command(program, server, named), LOAD_CPU)
+def found_by_load(said):
     try:
         return json.loads(said)
     except json.JSONDecodeError as error:
         raise Failure(f"the load generator said {said!r}") from error
 
 
-class IdleConnections:
-    """Connections that have been answered once, and say nothing more while this is held."""
+def load(program, server, **options):
+    """What the load generator found; every byte was right, or this is a failure."""
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    said, _ = output_of(load_command(program, server, named), LOAD_CPU)
+    return found_by_load(said)
 
-    def __init__(self, program, server, connections):
+
+class Connections:
+    """Connections that have been answered once, and are silent but when told."""
+
+    def __init__(self, program, server, **options):
         per_process = descriptor_limit() - 64
         self.command = load_command(program, server, {
-            "mode": "idle", "connections": connections,
-            "processes": -(-connections // per_process)})
+            "processes": -(-options["connections"] // per_process), **options}) + ["--wait"]
 
     def __enter__(self):
         self.process = start(self.command, LOAD_CPU, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
-            if read_line(self.process, 60, "the connections were not made") != "ready":
+            if self.read("the connections were not made") != "ready":
                 raise Failure("the load generator is not ready")
         except Failure:
             end(self.process)
             raise
         return self
+
+    def read(self, trouble):
+        return read_line(self.process, PATIENCE, trouble)
+
+    def put_under_load(self):
+        """Does what the options say; returns with the connections silent, and open still."""
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        return found_by_load(self.read("the load came to no end"))
 
     def __exit__(self, kind, _value, _trace):
         self.process.stdin.close()
@@ -141,7 +153,6 @@ class IdleConnections:
             code = self.process.wait(20)
         except subprocess.TimeoutExpired:
             code = "no end"
-        self.process.stdin = None
         end(self.process)
         if code != 0 and kind is None:
-            raise Failure(f"idle connections were lost ({code})")
+            raise Failure(f"the load generator's exit code: {code}")
