@@ -42,7 +42,7 @@ class Strace:
 
     @staticmethod
     def command(pid, file):
-        return ["strace", "-f", "-c", "-o", file, "-p", pid]
+        return ["strace", "-f", "-qq", "-c", "-o", file, "-p", pid]
 
     @staticmethod
     def read(text):
