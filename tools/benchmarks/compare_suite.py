@@ -33,7 +33,7 @@ def add_schedulers(suite, programs, scale):
             if key.split()[0] in peer.get("tests", ()):
                 add_test(suite, peer["name"], peer["micro"], key, key, scale)
     suite.charts.append(Chart("What a yield costs", "threads",
-                              {n: f"yield {n}" for n in YIELDING}))
+                              {"": {n: f"yield {n}" for n in YIELDING}}))
 
 
 def add_servers(suite, programs, quick):

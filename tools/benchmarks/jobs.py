@@ -21,10 +21,11 @@ class Job:
 
 @dataclass
 class Chart:
-    """A figure against a number, one line a subject. `points` maps the number to a measure's key."""
+    """Figures against a number, a line for each subject. `lines` has, by what a line says besides the
+    subject's name, the measures' keys by the number."""
     title: str
     across: str
-    points: dict
+    lines: dict
 
 
 @dataclass

@@ -61,11 +61,10 @@ def micro_suite(programs, quick):
     if not programs.limits():
         suite.skip("the limit, which is written in x86-64's assembly")
     suite.charts = [
-        Chart("What a yield costs", "threads", {n: f"yield {n}" for n in YIELDING}),
-        Chart("What a hand-off costs without a deadline", "threads that wait with a deadline",
-              {n: f"untimed {n}" for n in PENDING}),
-        Chart("What a hand-off costs with a deadline", "threads that wait with a deadline",
-              {n: f"timed {n}" for n in PENDING}),
+        Chart("What a yield costs", "threads", {"": {n: f"yield {n}" for n in YIELDING}}),
+        Chart("What a hand-off costs", "other threads that wait with a deadline",
+              {"no deadline": {n: f"untimed {n}" for n in PENDING},
+               "with a deadline": {n: f"timed {n}" for n in PENDING}}),
     ]
     suite.notes.append("the limit's stacks are 128 KiB from each other, as copse's are; it has no "
                        "errors, deadlines, guards or poller")

@@ -25,7 +25,7 @@ h3 { font-size: 1rem; margin: 0; }
   gap: 1rem; }
 figure, .box { margin: 0; padding: 1rem 1.1rem; background: var(--card); min-width: 0;
   border: 1px solid var(--line); border-radius: .6rem; }
-.wide { margin-bottom: 1rem; }
+.wide { margin-bottom: 1rem; overflow-x: auto; } .wide svg { min-width: 42rem; }
 svg { display: block; width: 100%; height: auto; margin-top: .5rem; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .faint { fill: var(--faint); font-size: 12px; }
@@ -110,7 +110,7 @@ def bars(measure):
     if bound:
         x = place(bound)
         parts += [put_line(x, 0, x, height - 18, "bound"),
-                  put_text(x, height - 4, f"bar {number(bound)}", "middle", "faint")]
+                  put_text(x, height - 4, f"bar {bound:,g}", "middle", "faint")]
     return "".join(parts) + "</svg>", place.logarithmic
 
 
@@ -138,14 +138,16 @@ def card(measure):
 # A chart: a line for each subject, over a logarithmic number ---------------------------------------
 
 def chart_series(suite, chart):
-    """Of each subject, its points; and the measure that tells what kind it is."""
+    """The points of each line, by its name and the kind of its subject."""
     series = {}
-    for at, key in chart.points.items():
-        measure = suite.measures[key]
-        for subject, samples in measure.subjects.items():
-            if samples:
-                series.setdefault((subject, kind(measure, subject)), []).append(
-                    (at, max(samples.median, 0)))
+    for words, keys in chart.lines.items():
+        for at, key in sorted(keys.items()):
+            measure = suite.measures[key]
+            for subject, samples in measure.subjects.items():
+                name = f"{subject}, {words}" if words else subject
+                if samples:
+                    series.setdefault((name, kind(measure, subject)), []).append(
+                        (at, max(samples.median, 0)))
     return series
 
 
@@ -178,9 +180,11 @@ def line_chart(suite, chart):
     if not series:
         return ""
     left, right, top, bottom = 60, 720, 20, 300
-    numbers = sorted(chart.points)
+    numbers = sorted({at for points in series.values() for at, _ in points})
+    if len(numbers) < 2:
+        return ""
     high = max(figure for points in series.values() for _, figure in points) * 1.05 or 1
-    unit = suite.measures[chart.points[numbers[0]]].unit
+    unit = suite.measures[next(iter(next(iter(chart.lines.values())).values()))].unit
 
     def x(at):
         first, last = math.log(numbers[0]), math.log(numbers[-1])
@@ -205,7 +209,7 @@ def line_chart(suite, chart):
         for at, figure in points:
             parts.append(f"<g><title>{text_of(name)}, {at:,}: {number(figure)} {text_of(unit)}"
                          f"</title>{marker(x(at), y(figure), style, index)}</g>")
-            if name == COPSE:
+            if style == "copse":
                 parts.append(put_text(x(at), y(figure) - 9, number(figure), "middle"))
         parts += [marker(right + 18, labels[name] - 4, style, index),
                   put_text(right + 28, labels[name],
