@@ -74,7 +74,7 @@ def add_http(suite, programs, quick):
 
 
 def compare_suite(programs, quick):
-    suite = Suite("compare", "copse beside other libraries")
+    suite = Suite("compare", "Beside other libraries")
     for peer in programs.peers:
         if "missing" in peer:
             suite.skip(f"{peer['name']}: install {peer['missing']}, or say --with-peers")

@@ -59,7 +59,7 @@ def system_call_counter():
 
 
 def system_calls_per_request(counter, make_server, load_program, requests, **options):
-    """Counted while requests are made, and neither before nor after: connections cost calls, too."""
+    """Counted only while requests are made: connections cost calls, too."""
     with make_server() as server, tempfile.NamedTemporaryFile("r") as file, \
             Connections(load_program, server, requests=requests, **options) as connections:
         process = start(counter.command(server.pid, file.name), LOAD_CPU)

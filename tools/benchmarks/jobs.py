@@ -21,7 +21,7 @@ class Job:
 
 @dataclass
 class Chart:
-    """Figures against a number, a line for each subject. `lines` has, by what a line says besides the
+    """Figures against a number, a line for each subject. `lines` has, by what is said besides the
     subject's name, the measures' keys by the number."""
     title: str
     across: str

@@ -1,4 +1,4 @@
-"""Measures: a question with one unit, the subjects it is put to, and the bar that copse has to meet."""
+"""Measures: a question with one unit, the subjects it is put to, and the bar for copse."""
 from dataclasses import dataclass, field
 
 from samples import Samples

@@ -1,4 +1,4 @@
-"""Pages: one file of HTML for a suite: no scripts, nothing fetched, readable by day and by night."""
+"""Pages: a suite as one file of HTML: no scripts, nothing fetched, for the day and the night."""
 import html
 import math
 from pathlib import Path
@@ -127,7 +127,7 @@ def card(measure):
     drawing, logarithmic = bars(measure)
     unit = f" <span class='faint'>{text_of(measure.unit)}</span>" if measure.unit else ""
     better = "more is better" if measure.higher_is_better else "less is better"
-    words = [better] + (["logarithmic"] if logarithmic else []) + ([measure.note] * bool(measure.note))
+    words = [better] + ["logarithmic"] * logarithmic + [measure.note] * bool(measure.note)
     missing = [subject for subject, samples in measure.subjects.items() if not samples]
     if missing:
         words.append(f"NO NUMBER for {', '.join(missing)}")
@@ -135,7 +135,7 @@ def card(measure):
             f"<figcaption>{text_of('; '.join(words))}</figcaption></figure>")
 
 
-# A chart: a line for each subject, over a logarithmic number ---------------------------------------
+# A chart: a line for each subject, over a logarithmic number --------------------------------------
 
 def chart_series(suite, chart):
     """The points of each line, by its name and the kind of its subject."""
@@ -166,6 +166,22 @@ def nice_steps(high):
     return [step * each for each in range(int(high / step) + 1)]
 
 
+def upright(figures):
+    """Where the grid lies, and from a figure to its height: logarithmic where the least ones
+    would all lie on the ground."""
+    high = max(figures) * 1.05 or 1
+    low = min((each for each in figures if each > 0), default=high)
+    if high / low < 300:
+        return nice_steps(high), lambda figure: BOTTOM - figure / high * (BOTTOM - TOP)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+
+    def height(figure):
+        share = (math.log10(max(figure, low)) - first) / (last - first)
+        return BOTTOM - share * (BOTTOM - TOP)
+
+    return [10 ** power for power in range(first, last + 1)], height
+
+
 def spread_labels(ends):
     """Moves labels at the lines' ends apart; from the lowest place on the page to the highest."""
     places, free = {}, math.inf
@@ -175,50 +191,58 @@ def spread_labels(ends):
     return places
 
 
+LEFT, RIGHT, TOP, BOTTOM = 60, 720, 20, 300
+
+
+def across(numbers):
+    first, last = math.log(numbers[0]), math.log(numbers[-1])
+    return lambda at: LEFT + (math.log(at) - first) / (last - first) * (RIGHT - LEFT)
+
+
+def draw_grid(steps, numbers, x, y):
+    for step in steps:
+        yield put_line(LEFT, y(step), RIGHT, y(step), "grid")
+        yield put_text(LEFT - 8, y(step) + 4, f"{step:,g}", "end", "faint")
+    for at in numbers:
+        yield put_text(x(at), 320, f"{at:,}", "middle", "faint")
+
+
+def draw_series(name, style, places, figures, index):
+    """A line, and a marker at each of its points, which says its figure when pointed at."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    yield (f'<polyline points="{path}" class="line {style}" '
+           f'stroke-dasharray="{DASHES[index % len(DASHES)]}"/>')
+    for (x, y), figure in zip(places, figures):
+        yield (f"<g><title>{text_of(name)}: {number(figure)}</title>"
+               f"{marker(x, y, style, index)}</g>")
+        if style == "copse":
+            yield put_text(x, y - 9, number(figure), "middle")
+
+
 def line_chart(suite, chart):
     series = chart_series(suite, chart)
-    if not series:
-        return ""
-    left, right, top, bottom = 60, 720, 20, 300
     numbers = sorted({at for points in series.values() for at, _ in points})
     if len(numbers) < 2:
         return ""
-    high = max(figure for points in series.values() for _, figure in points) * 1.05 or 1
     unit = suite.measures[next(iter(next(iter(chart.lines.values())).values()))].unit
-
-    def x(at):
-        first, last = math.log(numbers[0]), math.log(numbers[-1])
-        return left + (math.log(at) - first) / (last - first) * (right - left)
-
-    def y(figure):
-        return bottom - figure / high * (bottom - top)
-
+    steps, y = upright([figure for points in series.values() for _, figure in points])
+    x = across(numbers)
     parts = [f'<svg viewBox="0 0 960 345" role="img" aria-label="{text_of(chart.title)}">',
-             put_text(left - 8, 12, unit, "end", "faint"),
-             put_text((left + right) / 2, 340, f"{chart.across} (logarithmic)", "middle", "faint")]
-    for step in nice_steps(high):
-        parts += [put_line(left, y(step), right, y(step), "grid"),
-                  put_text(left - 8, y(step) + 4, f"{step:g}", "end", "faint")]
-    for at in numbers:
-        parts.append(put_text(x(at), 320, f"{at:,}", "middle", "faint"))
+             put_text(LEFT - 8, 12, unit, "end", "faint"),
+             put_text((LEFT + RIGHT) / 2, 340, f"{chart.across} (logarithmic)", "middle", "faint"),
+             *draw_grid(steps, numbers, x, y)]
     labels = spread_labels([(y(points[-1][1]) + 4, name) for (name, _), points in series.items()])
     for index, ((name, style), points) in enumerate(series.items()):
-        path = " ".join(f"{x(at):.1f},{y(figure):.1f}" for at, figure in points)
-        parts.append(f'<polyline points="{path}" class="line {style}" '
-                     f'stroke-dasharray="{DASHES[index % len(DASHES)]}"/>')
-        for at, figure in points:
-            parts.append(f"<g><title>{text_of(name)}, {at:,}: {number(figure)} {text_of(unit)}"
-                         f"</title>{marker(x(at), y(figure), style, index)}</g>")
-            if style == "copse":
-                parts.append(put_text(x(at), y(figure) - 9, number(figure), "middle"))
-        parts += [marker(right + 18, labels[name] - 4, style, index),
-                  put_text(right + 28, labels[name],
-                           f"{name}, {number(points[-1][1])} {unit}")]
+        figures = [figure for _, figure in points]
+        places = [(x(at), y(figure)) for at, figure in points]
+        parts += [*draw_series(name, style, places, figures, index),
+                  marker(RIGHT + 18, labels[name] - 4, style, index),
+                  put_text(RIGHT + 28, labels[name], f"{name}, {number(figures[-1])} {unit}")]
     return (f'<figure class="wide"><h3>{text_of(chart.title)}</h3>{"".join(parts)}</svg>'
             f"<figcaption>medians, in {text_of(unit)}; less is better</figcaption></figure>")
 
 
-# The rest of the page ------------------------------------------------------------------------------
+# The rest of the page -----------------------------------------------------------------------------
 
 def table_rows(measure):
     unit = f", {text_of(measure.unit)}" if measure.unit else ""
@@ -264,13 +288,14 @@ def write_page(file, suite, where):
     title = f"copse: {suite.title[0].lower()}{suite.title[1:]}"
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     Path(file).write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text_of(title)}</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{text_of(title)}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main><h1>{text_of(title)}</h1>"
         f"<p>{text_of(headline(suite))}</p><div class='box'><strong>Measured</strong>"
         f"<dl>{facts}</dl></div>"
         + (f"<h2>From few to many</h2>{charts}" if charts else "")
-        + "<h2>One by one</h2><p class='faint'>A bar is as long as the median; the line in it is the "
-        "middle half of the samples, its tick the least of them.</p>"
+        + "<h2>One by one</h2><p class='faint'>A bar is as long as the median; the line in it is "
+        "the middle half of the samples, its tick the least of them.</p>"
         f"<div class='cards'>{cards}</div><h2>Notes</h2>{notes(suite)}"
         f"<h2>Every figure</h2>{table(suite)}</main></body></html>\n", encoding="utf-8")
