@@ -176,7 +176,7 @@ def upright(figures):
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
 
     def height(figure):
-        share = (math.log10(max(figure, low)) - first) / (last - first)
+        share = (math.log10(max(figure, 10 ** first)) - first) / (last - first)
         return BOTTOM - share * (BOTTOM - TOP)
 
     return [10 ** power for power in range(first, last + 1)], height
