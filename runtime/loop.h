@@ -132,11 +132,13 @@ class Loop {
         thread.state = State::ready;
         made_ready_->append(thread);
     }
-    void yield() {
+    Error yield() {
         ThreadBlock& self = *running_;
         self.state = State::ready;
         queue_.append(self);
         leave(self);
+        if (self.canceled) [[unlikely]] return Error::canceled;
+        return Error::none;
     }
     // Called by work that goes on without ever parking, once per system call: yields now and then.
     void pace() {
@@ -145,7 +147,7 @@ class Loop {
             paced_at_ = switches_;
             unparked_calls_ = 0;
         }
-        if (++unparked_calls_ >= dispatch_budget) yield();
+        if (++unparked_calls_ >= dispatch_budget) (void)yield();
     }
     void unpark(ThreadBlock& thread) {
         thread.permit = true;

@@ -126,8 +126,7 @@ Error yield() {
     Loop* loop = Loop::current();
     if (!loop) return Error::not_a_thread;
     if (Error error = loop->admit()) return error;
-    loop->yield();
-    return loop->running_thread()->canceled ? Error::canceled : Error::none;
+    return loop->yield();
 }
 
 Error sleep_until(Time end) {

@@ -18,7 +18,7 @@ Error Loop::admit_slowly() {
         if (++asked_of_old_time_ >= dispatch_budget) read_clock();
         if (time_ >= self.scope_end) error = Error::timeout;
     }
-    if (error) yield();
+    if (error) (void)yield();
     return error;
 }
 

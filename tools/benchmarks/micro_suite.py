@@ -40,6 +40,8 @@ def describe(suite):
         suite.measure(f"untimed {count}", f"Hand-off, {count:,} others have deadlines", "ns")
         suite.measure(f"timed {count}", f"The same, each wait with a deadline ({count:,} others)",
                       "ns")
+    suite.measure("scoped 100000", "The same, each wait in a Timeout of its own (100,000 others)",
+                  "ns", note="making a Timeout reads the clock")
     suite.measure("deadline", "A deadline armed and cancelled among 100,000", "ns",
                   bar=Bar(20, "ns"), note="timed minus untimed, round by round")
     suite.differences.append(("deadline", "timed 100000", "untimed 100000"))
