@@ -14,7 +14,7 @@
 //  - leave() is the only way out of a thread and run_ready() the only way in; both go through
 //    change_stack(), the one place where stacks change. A thread that has ended leaves for ever, and
 //    whoever comes next is entered from where its stack began.
-//  - Nothing is woken but during a look, so what was granted of a ring needs no second thought.
+//  - Nothing is woken but during a look, so what was granted of queue_ needs no second thought.
 //  - `running_` is the thread on the processor, or &home_.
 //  - Only the loop's own OS thread touches it.
 #pragma once
@@ -244,7 +244,6 @@ class Loop {
     [[noreturn]] void die_of_overflow(ThreadBlock&);
     ThreadBlock& pick();
     ThreadBlock& granted();
-    ThreadBlock& wake();
     void end_flow();
     ThreadBlock& take_from(ReadyRing&, uint32_t count);
     void retire(ThreadBlock&);
@@ -277,8 +276,7 @@ class Loop {
     ThreadBlock* running_ = &home_;
     ReadyRing woken_;
     ReadyRing queue_;
-    uint32_t granted_ = 0;             // dispatches that pick() need not be asked for
-    ReadyRing* lane_ = &queue_;        // from where
+    uint32_t granted_ = 0;             // dispatches from queue_ that pick() need not be asked for
     uint32_t turn_left_ = 0;           // what belongs to this turn behind those
     uint32_t budget_ = 0;              // dispatches beyond those until the next look
     ReadyRing* made_ready_ = &queue_;  // where make_ready() puts threads: woken_ during a look

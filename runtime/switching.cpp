@@ -35,7 +35,7 @@ inline ThreadBlock& Loop::take_from(ReadyRing& ring, uint32_t count) {
 
 inline ThreadBlock& Loop::granted() {
     --granted_;
-    return lane_->pop();
+    return queue_.pop();
 }
 
 inline void Loop::enter(ThreadBlock& next) {
@@ -51,12 +51,11 @@ inline bool Loop::special(const ThreadBlock& from, const ThreadBlock& to) const 
 
 // Which thread next: one that the world has woken; else the next of this turn, while the budget
 // lasts; a turn that left nothing to drain flows into the next one. Or home. Where no table chooses
-// the answer is good for more than one: for all that were woken, for what the turn has left, or
-// while it flows for the budget.
+// the answer is good for more than one: as many as the turn has left, or while it flows the budget.
 [[gnu::noinline]] ThreadBlock& Loop::pick() {
-    if (lane_ == &queue_) budget_ += granted_;
+    budget_ += granted_;
     granted_ = 0;
-    if (!woken_.empty()) return wake();
+    if (!woken_.empty()) return take_from(woken_, woken_.count());
     if (!budget_ || queue_.empty()) return home_;
     bool flows = looping_ && !drainables_;
     if (!turn_left_ && flows && !oddly()) begin_turn();
@@ -69,23 +68,15 @@ inline bool Loop::special(const ThreadBlock& from, const ThreadBlock& to) const 
     }
     if (flows) turn_left_ = 0;
     else turn_left_ -= left = left < budget_ ? left : budget_;
-    lane_ = &queue_;
     granted_ = flows ? budget_ : left;
     budget_ -= granted_--;
     return queue_.pop();
 }
 
-inline ThreadBlock& Loop::wake() {
-    if (system_->choose_thread) return take_from(woken_, woken_.count());
-    lane_ = &woken_;
-    granted_ = woken_.count() - 1;
-    return woken_.pop();
-}
-
 // The one way out of a thread; the caller has put it where it will be found again. It has a fast
 // lane, and whatever is seldom lies off it, in functions of their own: no register is saved twice.
 void Loop::leave(ThreadBlock& self) {
-    if (!granted_ || lane_->empty()) [[unlikely]] return dispatch(self, pick());
+    if (!granted_ || queue_.empty()) [[unlikely]] return dispatch(self, pick());
     dispatch(self, granted());
 }
 
@@ -93,7 +84,7 @@ void Loop::leave(ThreadBlock& self) {
 // fork only the thread that forked goes on: nobody comes after it. A sanitizer that was told of the
 // switch must see no return on the old stack.
 void* Loop::leave_for_ever(ThreadBlock& self) {
-    ThreadBlock& next = forked() ? home_ : granted_ && !lane_->empty() ? granted() : pick();
+    ThreadBlock& next = forked() ? home_ : granted_ && !queue_.empty() ? granted() : pick();
     enter(next);
     if (special(self, next)) [[unlikely]] change_special(self, next);
     if (sanitizer::watches) change_stack(self, next, true);
@@ -112,7 +103,7 @@ void Loop::run_ready() {
 
 // The first bytes to be drained end a turn that flows: who is ready now still belongs to it.
 void Loop::end_flow() {
-    if (lane_ == &woken_ || granted_ <= queue_.count()) return;
+    if (granted_ <= queue_.count()) return;
     budget_ += granted_ - queue_.count();
     granted_ = queue_.count();
 }
