@@ -49,6 +49,24 @@ struct Wait {
     int descriptor = -1;
 };
 
+// Whether it is always the same few descriptors that have something to say, of late.
+class Company {
+  public:
+    void meet(int fd) {
+        bool known = false;
+        for (int each : met_) known |= each == fd;
+        if (!known) met_[next_++ % size] = fd;
+        strangers_ += ((known ? 0 : 256) - strangers_) / 8;
+    }
+    bool few() const { return strangers_ < 128; }
+
+  private:
+    static constexpr uint32_t size = 4;
+    int met_[size] = {-1, -1, -1, -1};
+    uint32_t next_ = 0;
+    int strangers_ = 0;  // their share, of 256, exponentially forgotten
+};
+
 class Loop {
   public:
     // Threads dispatched before the kernel is asked for readiness again.
@@ -264,6 +282,9 @@ class Loop {
     int poll(int64_t timeout);
     int wait_in_poller(int64_t timeout);
     void end_turn(int64_t time);
+    Watch* watch_of(const PollEvent& event) {
+        return watches_.find(uint32_t(event.token), uint32_t(event.token >> 32));
+    }
     void handle(const PollEvent&);
     void fire_deadlines();
     void drain();
@@ -326,6 +347,7 @@ class Loop {
     uint64_t random_state_ = 0;
 
     int64_t spin_ = 20000;
+    Company company_;           // who ended recent waits
     int64_t typical_wait_ = 0;  // of recent waits, exponentially forgotten
     int64_t time_ = 0;          // the clock as last read, by every look
     uint32_t asked_of_old_time_ = 0;

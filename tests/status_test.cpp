@@ -217,6 +217,43 @@ TEST(long_waits_put_an_end_to_looking_and_short_ones_begin_it_again) {
     CHECK(looks_before_a_wait_of(clock, 1_us) > 0);
 }
 
+// How often the poller is asked not to wait before the last of so many waits, which so many
+// descriptors end in turn.
+static size_t looks_in_company_of(test::VirtualTime& clock, int descriptors, int waits) {
+    int pipes[16][2];
+    for (int i = 0; i < descriptors; ++i) {
+        REQUIRE(pipe(pipes[i]) == 0);
+        int fd = pipes[i][0];
+        addthread([fd] {
+            char byte = 0;
+            while (wait(fd, Events::readable) && read(fd, &byte, 1) == 1) {}
+        });
+    }
+    size_t before = 0, looks = 0;
+    int told = 0;
+    clock.meanwhile = [&](int64_t) {
+        looks = clock.looks - before;
+        if (told < waits) CHECK_EQ(write(pipes[told % descriptors][1], "x", 1), 1);
+        else for (int i = 0; i < descriptors; ++i) close(pipes[i][1]);
+        ++told;
+        before = clock.looks;
+    };
+    CHECK_EQ(loop(), Error::none);
+    clock.meanwhile = nullptr;
+    for (int i = 0; i < descriptors; ++i) close(pipes[i][0]);
+    return looks;
+}
+
+TEST(a_loop_that_hears_from_few_looks_before_it_sleeps_and_one_that_hears_from_many_does_not) {
+    test::VirtualTime clock;
+    clock.tick = 100;
+    setspin(20_us);
+    CHECK(looks_in_company_of(clock, 1, 40) > 10);
+    CHECK(looks_in_company_of(clock, 4, 40) > 10);
+    CHECK_EQ(looks_in_company_of(clock, 16, 40), 0u);
+    CHECK(looks_in_company_of(clock, 2, 40) > 10);
+}
+
 TEST(a_spin_as_long_as_time_itself_overflows_nothing) {
     test::VirtualTime clock;
     setspin(never);

@@ -65,7 +65,8 @@ COPSE_API Error after_fork();
 COPSE_API void setoverflowreport(bool on);
 
 // Before the loop sleeps it may look for readiness again and again for at most this long, and only
-// while recent waits were shorter than that. 0 forbids. 20 us unless told otherwise.
+// while recent waits were shorter than that and the same few descriptors ended them. 0 forbids.
+// 20 us unless told otherwise.
 COPSE_API void setspin(Duration at_most);
 
 struct Status {
