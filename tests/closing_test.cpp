@@ -566,6 +566,21 @@ void half_close_case(World& world, PeerEnds ending, size_t unread, WeAre we) {
 
 }  // namespace
 
+// Closing a descriptor ends our half; where the peer's has ended nothing is left to wait for.
+TEST(a_conversation_that_both_have_ended_needs_no_shutdown) {
+    World world;
+    Connected c{Kind::tcp};
+    c.peer.end();
+    uint64_t before = world.of_call(Call::shutdown);
+    (void)world.run([&] {
+        CHECK_EQ(c.stream.receive(1).error, Error::closed);
+        CHECK(c.stream.send("the last word"));
+        CHECK_EQ(c.stream.close(), Error::none);
+    });
+    CHECK_EQ(world.of_call(Call::shutdown), before);
+    CHECK(c.peer.receive() == "the last word");
+}
+
 TEST(every_way_to_end_gives_all_bytes_first_and_no_storm) {
     World world;
     for (PeerEnds ending :
