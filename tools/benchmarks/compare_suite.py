@@ -1,6 +1,7 @@
 """Compare: copse beside the libraries that Debian offers, in one interleaving."""
 import functools
 
+from distance import place
 from jobs import Chart, Suite
 from measure import COPSE
 from memory_suite import idle_connections, measure_idle
@@ -74,7 +75,8 @@ def add_http(suite, programs, quick):
 
 
 def compare_suite(programs, quick):
-    suite = Suite("compare", "Beside other libraries")
+    suite = Suite("compare", "Beside other libraries",
+                  place=functools.partial(place, programs.distance))
     for peer in programs.peers:
         if "missing" in peer:
             suite.skip(f"{peer['name']}: install {peer['missing']}, or say --with-peers")

@@ -51,9 +51,9 @@ class Measure:
     def expect(self, subject):
         self.subjects.setdefault(subject, Samples())
 
-    def add(self, subject, number, figure):
+    def add(self, subject, number, figure, place=None):
         self.expect(subject)
-        self.subjects[subject].add(number, figure)
+        self.subjects[subject].add(number, figure, place)
 
     def has(self, subject):
         return bool(self.subjects.get(subject))

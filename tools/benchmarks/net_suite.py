@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from counts import instructions_per_request, system_call_counter, system_calls_per_request
+from distance import place
 from jobs import Suite
 from measure import COPSE, Bar
 from processes import LOAD_CPU, SERVER_CPU, descriptor_limit
@@ -56,7 +57,7 @@ class Timing:
 
 
 def timing(quick):
-    return Timing(0.05, 0.15) if quick else Timing(0.3, 1.0)
+    return Timing(0.05, 0.15) if quick else Timing(0.2, 0.4)
 
 
 def make_server(name, command):
@@ -90,7 +91,7 @@ def add_load(suite, name, command, programs, configuration, time_, rounds=None):
     suite.add_job(name, configuration.title,
                   [f"rate {key}", f"p50 {key}", f"p99 {key}", f"cpu {key}"],
                   functools.partial(put_under_load, name, command, programs.load, configuration,
-                                    time_), rounds)
+                                    time_), rounds, apart=True)
 
 
 def add_system_calls(suite, servers, programs, configurations, quick):
@@ -163,7 +164,8 @@ def add_hello(suite, programs, time_):
 
 
 def net_suite(programs, quick):
-    suite = Suite("net", "What a request costs")
+    suite = Suite("net", "What a request costs",
+                  place=functools.partial(place, programs.distance))
     time_ = timing(quick)
     servers = {COPSE: [programs.echo], **programs.raw_servers()}
     configurations = [each for each in ECHOES if each.fits()]

@@ -35,7 +35,8 @@ def descriptor_limit():
 
 def start(command, cpu, **named):
     def prepare():
-        os.sched_setaffinity(0, {cpu})
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should this program be killed
 
     try:

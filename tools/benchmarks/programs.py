@@ -14,6 +14,7 @@ class Programs:
         self.benchmarks = self.tools / "benchmarks"
         self.micro = self.benchmarks / "copse-bench-micro"
         self.load = self.benchmarks / "copse-bench-load"
+        self.distance = self.benchmarks / "copse-bench-distance"
         self.raw = self.benchmarks / "copse-bench-raw-epoll"
         self.echo = self.tools / "copse-echo"
         self.hello = self.tools / "copse-hello"

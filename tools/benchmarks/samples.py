@@ -3,17 +3,24 @@ import statistics
 
 
 class Samples:
-    """Figures of one subject, each with the round in which it was taken."""
+    """Figures of one subject, each with the round in which it was taken, and where the processors
+    were. Once `shown` names a place, only what was taken there counts."""
 
     def __init__(self):
         self.rounds = {}
+        self.places = {}
+        self.shown = None
 
-    def add(self, number, figure):
+    def add(self, number, figure, place=None):
         self.rounds[number] = figure
+        self.places[number] = place
+
+    def taken_at(self, place):
+        return [self.rounds[number] for number, at in self.places.items() if at == place]
 
     @property
     def figures(self):
-        return list(self.rounds.values())
+        return self.taken_at(self.shown) if self.shown else list(self.rounds.values())
 
     @property
     def min(self):
@@ -36,7 +43,7 @@ class Samples:
         return low, high
 
     def __bool__(self):
-        return bool(self.rounds)
+        return bool(self.figures)
 
     def __sub__(self, other):
         """Round by round, so that both figures come from the same minute."""
@@ -48,4 +55,6 @@ class Samples:
     def as_json(self):
         low, high = self.quartiles
         return {"min": self.min, "lower_quartile": low, "median": self.median,
-                "upper_quartile": high, "max": self.max, "samples": self.figures}
+                "upper_quartile": high, "max": self.max, "samples": self.figures,
+                "all_samples": [{"place": self.places[number], "figure": figure}
+                                for number, figure in self.rounds.items()]}
