@@ -218,15 +218,7 @@ void Loop::look(int64_t timeout) {
     if (idle || watched_) {
         int64_t length = idle ? sleep_length(timeout) : 0;
         if (length != 0 && trim_stacks()) length = 0;
-        int count = wait_in_poller(length);
-        for (int left = count; left > 0; --left) {
-            int at = 0;
-            if (system_->choose && left > 1)
-                at = int(system_->choose(*system_, Choice::event, uint32_t(left)));
-            PollEvent event = events_[at];
-            events_[at] = events_[left - 1];
-            handle(event);
-        }
+        handle_all(wait_in_poller(length));
     } else {
         read_clock();
     }
@@ -302,6 +294,42 @@ int Loop::poll(int64_t timeout) {
     return 0;
 }
 
+namespace {
+
+// Has the processor fetch so many cache lines. Inline at any price: see ReadyRing.
+[[gnu::always_inline]] inline void warm(const void* first, size_t lines) {
+    for (size_t i = 0; i < lines; ++i)
+        __builtin_prefetch(static_cast<const char*>(first) + i * 64, 1);
+}
+
+// Who waits for a descriptor has a waiter on its stack, and above it the frames it will return
+// through: those of a call into the library, and its own.
+[[gnu::always_inline]] inline void warm_frames(const Waiter* waiter) {
+    if (waiter) warm(waiter, 12);
+}
+
+}  // namespace
+
+// In the order in which the poller told of them, unless a table chooses. Among many descriptors an
+// event mostly waits for memory: its watch, then the stack of who waits, then that thread's block.
+// Each is fetched while the events before it are handled.
+void Loop::handle_all(int count) {
+    constexpr int far_ahead = 12, ahead = 6;
+    for (int i = 0; i < count && i < far_ahead; ++i) warm_watch(events_[i]);
+    for (int i = 0; i < count; ++i) {
+        if (i + far_ahead < count) warm_watch(events_[i + far_ahead]);
+        if (i + ahead < count) warm_waiter(events_[i + ahead]);
+        if (system_->choose && i + 1 < count) {
+            PollEvent& chosen =
+                events_[i + int(system_->choose(*system_, Choice::event, uint32_t(count - i)))];
+            PollEvent event = chosen;
+            chosen = events_[i];
+            events_[i] = event;
+        }
+        handle(events_[i]);
+    }
+}
+
 void Loop::handle(const PollEvent& event) {
     Watch* watch = watch_of(event);
     if (!watch || !watch->open()) {
@@ -313,6 +341,7 @@ void Loop::handle(const PollEvent& event) {
     }
     ghosts_ = 0;
     watch->ready |= event.ready;
+    warm_frames(watch->readers.first());
     if (event.ready & (PollEvent::readable | PollEvent::hangup)) fire_all(watch->readers);
     if (event.ready & PollEvent::writable) {
         fire_all(watch->writers);
@@ -351,6 +380,7 @@ void Loop::drain() {
     while (Drainable* item = drainables_) {
         if (!(drainables_ = item->next)) last_drainable_ = &drainables_;
         item->queued = false;
+        if (item->next) warm(item->next, 5);
         item->drain(*item);
     }
 }

@@ -285,7 +285,15 @@ class Loop {
     Watch* watch_of(const PollEvent& event) {
         return watches_.find(uint32_t(event.token), uint32_t(event.token >> 32));
     }
+    void handle_all(int count);
     void handle(const PollEvent&);
+    [[gnu::always_inline]] void warm_watch(const PollEvent& event) {
+        watches_.warm(uint32_t(event.token));
+    }
+    [[gnu::always_inline]] void warm_waiter(const PollEvent& event) {
+        Watch* watch = watch_of(event);
+        if (watch) __builtin_prefetch(watch->readers.first());
+    }
     void fire_deadlines();
     void drain();
     bool nothing_ready() const { return woken_.empty() && queue_.empty(); }
