@@ -135,7 +135,7 @@ Result<Stream> Socket::accept() {
 namespace {
 
 // The socket of a listener in use, on the OS thread that may use it.
-Socket* mine(Socket* socket) {
+Socket* my_listener(Socket* socket) {
     if (socket) check(socket->belongs_here(), "a listener used on the OS thread of its loop");
     return socket;
 }
@@ -193,27 +193,27 @@ Listener& Listener::operator=(Listener&& other) noexcept {
     return *this;
 }
 Listener::~Listener() {
-    if (mine(socket_)) socket_->abandon();
+    if (my_listener(socket_)) socket_->abandon();
 }
 
 Result<Stream> Listener::accept() {
-    if (!mine(socket_)) return {{}, Error::closed};
+    if (!my_listener(socket_)) return {{}, Error::closed};
     return socket_->accept();
 }
 Result<Address> Listener::address() const {
-    if (!mine(socket_)) return {{}, Error::closed};
+    if (!my_listener(socket_)) return {{}, Error::closed};
     return socket_->own_name();
 }
-Error Listener::close() { return mine(socket_) ? socket_->close() : Error::none; }
-size_t Listener::connections() const { return mine(socket_) ? socket_->connections() : 0; }
+Error Listener::close() { return my_listener(socket_) ? socket_->close() : Error::none; }
+size_t Listener::connections() const { return my_listener(socket_) ? socket_->connections() : 0; }
 Error Listener::setoption(Option option, int value) {
-    return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
+    return my_listener(socket_) ? socket_->setoption(option, value) : Error::closed;
 }
 Error Listener::setoption(Option option, std::string_view value) {
-    return mine(socket_) ? socket_->setoption(option, value) : Error::closed;
+    return my_listener(socket_) ? socket_->setoption(option, value) : Error::closed;
 }
 Result<int> Listener::getoption(Option option) {
-    if (!mine(socket_)) return {0, Error::closed};
+    if (!my_listener(socket_)) return {0, Error::closed};
     return socket_->getoption(option);
 }
 int Listener::getfd() const { return socket_ ? socket_->fd() : -1; }

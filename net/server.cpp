@@ -37,7 +37,7 @@ Name name_of(const ServerBlock& server, const char* role) {
 }
 
 // How long accepting rests when there is no memory for a connection's thread.
-constexpr int64_t rest_length = 100'000'000;
+constexpr int64_t memory_rest = 100'000'000;
 
 void serve(ServerBlock& server, Stream&& stream) {
     ++server.accepted;
@@ -48,7 +48,7 @@ void serve(ServerBlock& server, Stream&& stream) {
     Error error = server.type.begin(server, handler, std::move(stream), name.c_str());
     if (!error) return;
     server.loop->report(server.loop->running_thread(), error.message());
-    (void)sleep_for(Duration::nanoseconds(rest_length));
+    (void)sleep_for(Duration::nanoseconds(memory_rest));
 }
 
 void accept_connections(ServerBlock& server) {

@@ -2,8 +2,8 @@
 #
 #   copse_mutant(<name> <source> <right> <wrong>)
 # compiles a copy of one source in which <right>, found there exactly once, reads <wrong>, and runs
-# the campaign on a library with that one object in place of its own. The library itself is never
-# built so.
+# the campaign on a library with that one object in place of its own. Where the source is a header,
+# all that includes it is compiled anew, in one piece. The library itself is never built so.
 option(COPSE_BUILD_MUTANTS "Build the defects that campaigns must find" OFF)
 
 add_executable(core_campaign core_campaign.cpp)
@@ -25,10 +25,23 @@ function(copse_mutant name source right wrong)
         message(FATAL_ERROR "mutant ${name}: its line is not in ${source}, or more than once")
     endif()
     string(REPLACE "${right}" "${wrong}" text "${text}")
-    set(copy ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name}.cpp)
+    if(source MATCHES "\\.h$")
+        set(folder ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name})
+        file(CONFIGURE OUTPUT ${folder}/${source} CONTENT "${text}" @ONLY)
+        file(GLOB all RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/runtime/*.cpp
+             ${PROJECT_SOURCE_DIR}/net/*.cpp)
+        list(FILTER all EXCLUDE REGEX "runtime/(poller|system)_")
+        list(TRANSFORM all REPLACE "(.+)" "#include \"\\1\"\n")
+        string(JOIN "" text ${all})
+        set(copy ${folder}/all.cpp)
+    else()
+        set(folder "")
+        set(copy ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name}.cpp)
+    endif()
     file(CONFIGURE OUTPUT ${copy} CONTENT "${text}" @ONLY)
     add_executable(mutant_${name} ${copy} $<TARGET_OBJECTS:core_campaign_object>)
     set_target_properties(mutant_${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+    target_include_directories(mutant_${name} BEFORE PRIVATE ${folder})
     # The object comes before the archive, whose own of the same symbols is then never taken.
     target_link_libraries(mutant_${name} PRIVATE copse_sim_internal)
     target_compile_options(mutant_${name} PRIVATE -w -fno-exceptions -fno-rtti
@@ -53,17 +66,18 @@ copse_mutant(an_ended_thread_keeps_its_name runtime/switching.cpp
     [=[    SlotTable<ThreadBlock>::renew(self);
     --live_;]=] "    --live_;")
 copse_mutant(joiners_are_forgotten runtime/switching.cpp "    fire_all(self.joiners);\n" "")
-copse_mutant(those_who_yield_go_first runtime/waiting.cpp
-    "    queue_.append(self);\n    leave(self);" "    woken_.append(self);\n    leave(self);")
+copse_mutant(those_who_yield_go_first runtime/loop.h
+    "        queue_.append(self);\n        leave(self);"
+    "        woken_.append(self);\n        leave(self);")
 # Waking.
-copse_mutant(a_fired_waiter_stays_in_its_list runtime/waiting.cpp
+copse_mutant(a_fired_waiter_stays_in_its_list runtime/loop.h
     "for (Waiter* each = thread.waiters; each; each = each->sibling) each->unlink();"
     "if (thread.waiters) thread.waiters->unlink();")
 copse_mutant(room_for_what_is_buffered_is_overlooked runtime/loop.cpp
     "        if (watch->on_writable) queue(*watch->on_writable);\n" "")
-copse_mutant(a_permit_is_lost runtime/waiting.cpp
-    "    thread.permit = true;\n" "    thread.permit = thread.state == State::parked;\n")
-copse_mutant(a_deadline_outlives_its_wait runtime/waiting.cpp "        deadlines_.disarm(self);\n" "")
+copse_mutant(a_permit_is_lost runtime/loop.h
+    "        thread.permit = true;\n" "        thread.permit = thread.state == State::parked;\n")
+copse_mutant(a_deadline_outlives_its_wait runtime/loop.h "            deadlines_.disarm(self);\n" "")
 copse_mutant(the_heap_loses_its_order runtime/deadlines.cpp
     "if (entries_[child].key < entries_[least].key) least = child;" "least = child;")
 copse_mutant(a_full_read_is_taken_for_the_last net/receive.cpp
@@ -86,6 +100,6 @@ copse_mutant(a_canceled_thread_sleeps_on runtime/waiting.cpp
     "    thread.canceled = true;")
 copse_mutant(cancellation_is_forgotten_once_told runtime/waiting.cpp
     "        error = Error::canceled;\n" "        error = Error::canceled;\n        self.canceled = false;\n")
-copse_mutant(a_scope_binds_only_the_first_wait runtime/waiting.cpp
+copse_mutant(a_scope_binds_only_the_first_wait runtime/loop.h
     "int64_t deadline = wait.deadline < self.scope_end ? wait.deadline : self.scope_end;"
     "int64_t deadline = wait.deadline;")
