@@ -24,11 +24,15 @@ constexpr const char* usage =
     "  scoped N         the same, and each deadline a new Timeout's, which reads the clock\n"
     "  sleep            how late a sleep of 1 ms ends; the median, in us\n"
     "  memory N         N threads parked; KiB a thread\n"
-    "  line, send, echo over a socket pair: 16 lines a time, 64 bytes; ns each\n"
-    "COPSE_BENCH_SCALE=0.01 makes every test a hundred times shorter.\n";
+    "  line, send, echo over a socket pair: 64 bytes, 16 at a time but for echo; ns each\n"
+    "COPSE_BENCH_SCALE=0.01 makes every test a hundred times shorter; COPSE_BENCH_ROUNDS=1000 has\n"
+    "its loop run so often, whichever it is.\n";
 
 double scale = 1;
-long scaled(double operations) { return long(operations * scale) + 1; }
+long rounds_wanted = 0;
+long scaled(double operations) {
+    return rounds_wanted ? rounds_wanted : long(operations * scale) + 1;
+}
 
 void must(Error error) {
     if (!error) return;
@@ -165,17 +169,57 @@ void parked_memory(long count) {
 constexpr char message[] = "a line of sixty-three bytes, the sixty-fourth of which ends the it\n";
 constexpr size_t message_size = sizeof message - 1;
 
-// Sixteen messages are sent, and received in whichever way, a time.
+// What is measured is one side's; the other's is as cheap as can be.
 enum class Way { lines, sends, echoes };
+constexpr long at_once = 16;
+
+// One message there and back.
+double echo(Stream& here) {
+    std::string_view text{message, message_size};
+    double start = clock_ns();
+    must(here.send(text).error);
+    Result<std::string_view> got = here.receive(message_size);
+    double took = clock_ns() - start;
+    must(got.error);
+    if (*got != text) exit(1);
+    return took;
+}
+
+// Sixteen messages sent one by one, taken in one piece.
+double send_many(Stream& there, Stream& here) {
+    std::string_view text{message, message_size};
+    double start = clock_ns();
+    for (long j = 0; j < at_once; ++j) must(there.send(text).error);
+    double took = clock_ns() - start;
+    must(there.flush());
+    Result<std::string_view> got = here.receive(at_once * message_size);
+    must(got.error);
+    for (size_t j = 0; j < at_once; ++j)
+        if (memcmp(got->data() + j * message_size, message, message_size) != 0) exit(1);
+    return took;
+}
+
+// Sixteen messages sent in one piece, taken line by line.
+double take_lines(Stream& there, Stream& here) {
+    static char block[at_once * message_size];
+    for (size_t j = 0; j < at_once; ++j) memcpy(block + j * message_size, message, message_size);
+    must(there.send({block, sizeof block}).error);
+    must(there.flush());
+    double start = clock_ns();
+    for (long j = 0; j < at_once; ++j) {
+        Result<std::string_view> got = here.receive("*l");
+        must(got.error);
+        if (got->size() != message_size - 1) exit(1);
+    }
+    return clock_ns() - start;
+}
 
 double exchanges(Way way) {
-    constexpr long at_once = 16;
     long rounds = scaled(1e5);
     Result<std::pair<Stream, Stream>> made = pair();
     must(made.error);
     Stream& here = made->first;
     Stream& there = made->second;
-    std::string_view text{message, message_size};
     if (way == Way::echoes) {
         add([&] {
             for (;;) {
@@ -187,30 +231,14 @@ double exchanges(Way way) {
     }
     double spent = 0;
     for (long i = 0; i < rounds; ++i) {
-        if (way == Way::echoes) {
-            double start = clock_ns();
-            must(here.send(text).error);
-            Result<std::string_view> got = here.receive(message_size);
-            must(got.error);
-            spent += clock_ns() - start;
-            if (*got != text) exit(1);
-            continue;
+        switch (way) {
+        case Way::echoes: spent += echo(here); break;
+        case Way::sends: spent += send_many(there, here); break;
+        case Way::lines: spent += take_lines(there, here); break;
         }
-        double start = clock_ns();
-        for (long j = 0; j < at_once; ++j) must(there.send(text).error);
-        if (way == Way::sends) spent += clock_ns() - start;
-        must(there.flush());
-        for (long j = 0; j < at_once; ++j) {
-            if (way == Way::lines && j == 1) start = clock_ns();  // the first one reads
-            Result<std::string_view> got = here.receive("*l");
-            must(got.error);
-            if (got->size() != message_size - 1) exit(1);
-        }
-        if (way == Way::lines) spent += clock_ns() - start;
     }
     must(here.close());
-    long each = way == Way::echoes ? 1 : way == Way::lines ? at_once - 1 : at_once;
-    return spent / double(rounds) / double(each);
+    return spent / double(rounds) / double(way == Way::echoes ? 1 : at_once);
 }
 
 void measure(const char* test, long number) {
@@ -235,6 +263,7 @@ void measure(const char* test, long number) {
 
 int main(int count, char** words) {
     if (const char* factor = getenv("COPSE_BENCH_SCALE")) scale = atof(factor);
+    if (const char* rounds = getenv("COPSE_BENCH_ROUNDS")) rounds_wanted = atol(rounds);
     const char* test = count > 1 ? words[1] : "";
     long number = count > 2 ? atol(words[2]) : 2;
     must(loop([=] { measure(test, number < 1 ? 1 : number); }));
