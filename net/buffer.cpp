@@ -26,12 +26,6 @@ void BufferPool::close() {
 }
 
 bool Buffer::make_more_room(BufferPool& pool, size_t bytes) {
-    if (!memory_) {
-        size_t wanted = bytes;
-        if (!(memory_ = pool.take(wanted))) return false;
-        capacity_ = wanted;
-        return true;
-    }
     if (begin_ > 0 && capacity_ - size() >= bytes && begin_ >= size()) {
         memmove(memory_, data(), size());
         end_ = size();

@@ -86,7 +86,12 @@ class Buffer {
 
     // Room for at least `bytes` more behind the end; false: no memory.
     bool make_room(BufferPool& pool, size_t bytes) {
-        return room_size() >= bytes || make_more_room(pool, bytes);
+        if (memory_) return room_size() >= bytes || make_more_room(pool, bytes);
+        capacity_ = bytes;
+        memory_ = pool.take(capacity_);
+        if (memory_) return true;
+        capacity_ = 0;
+        return false;
     }
     bool append(BufferPool& pool, std::string_view bytes) {
         if (bytes.empty()) return true;

@@ -67,12 +67,6 @@ Socket* Socket::wrap(int fd, bool listens) {
     return socket;
 }
 
-Error Socket::usable() const {
-    if (refused_) return refused_;
-    if (state_ != State::open) return Error::closed;
-    return loop_->forked() ? Error::forked : Error::none;
-}
-
 void Socket::release() {
     if (--references_ == 0) destroy();
 }

@@ -133,14 +133,29 @@ Error Socket::fill(CallDeadline& deadline) {
     }
 }
 
-Error Socket::begin_call() {
-    if (Error error = usable()) return error;
-    return loop_->admit();
+// receivepartial() of a count, with nothing in front: what is there, or what comes first.
+Result<std::string_view> Socket::receive_available(size_t at_most) {
+    if (Error error = begin_call()) return {{}, error};
+    if (receiving_) return {{}, Error::busy};
+    if (in_.empty()) {
+        Hold hold{*this};
+        Within mark{receiving_};
+        CallDeadline deadline{receive_timeout_};
+        Error error = fill(deadline);
+        if (abandoned_) return {{}, Error::closed};  // the view would outlive the buffer
+        if (error) return {{}, error};
+    }
+    size_t size = in_.size() < at_most ? in_.size() : at_most;
+    const char* bytes = in_.data();
+    in_.take(size);
+    return {{bytes, size}, size < at_most ? Error::timeout : Error::none};
 }
 
 Result<std::string_view> Socket::receive(Pattern pattern, std::string_view prefix, bool partial) {
     if (!pattern.valid()) return {prefix, Error::invalid};
     bool counts = pattern.kind() == Pattern::Kind::count;
+    if (partial && counts && prefix.empty() && pattern.count())
+        return receive_available(pattern.count());
     if (counts && prefix.size() >= pattern.count() && !prefix.empty()) return {prefix, {}};
     if (Error error = begin_call()) return {prefix, error};
     if (receiving_) return {prefix, Error::busy};

@@ -29,7 +29,7 @@ Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
     if (broken_) return {0, take_error()};
     if (send_ended_) return {0, Error::closed};
     if (sending_) return {0, Error::busy};
-    size_t size = total(pieces, count);
+    size_t size = count == 1 ? pieces->size() : total(pieces, count);
     bool fits = out_.size() + size <= send_limit_ && !loop_->oddly();
     if (!fits || !out_.make_room(net_->pool(), size)) return send_through(pieces, count);
     for (size_t i = 0; i < count; ++i) out_.append(net_->pool(), pieces[i]);
@@ -121,7 +121,7 @@ void Socket::took(size_t bytes) {
     if (!out_.empty()) return;
     out_.give_back(net_->pool());
     loop_->fire_all(flushers_);
-    end_sending();
+    if (send_ended_) end_sending();
 }
 
 // Nothing can be sent any more: what is buffered is lost, and counted.

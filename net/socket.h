@@ -82,7 +82,11 @@ class Socket : Drainable, public SocketLink {
     };
     void release();
     // What every call on it would be told.
-    Error usable() const;
+    Error usable() const {
+        if (refused_) [[unlikely]] return refused_;
+        if (state_ != State::open) [[unlikely]] return Error::closed;
+        return loop_->forked() ? Error::forked : Error::none;
+    }
     // The Stream or Listener is gone: closes, and lets go of its reference.
     void abandon();
 
@@ -142,13 +146,18 @@ class Socket : Drainable, public SocketLink {
     Socket(Loop& loop, Net& net, int fd);
 
     const System& system() const { return *system_; }
-    Error begin_call();  // whether a call that may park may begin
+    // Whether a call that may park may begin.
+    Error begin_call() {
+        if (Error error = usable()) return error;
+        return loop_->admit();
+    }
     Error await_input(CallDeadline&);
     Error fill(CallDeadline&);
     size_t take_buffered(std::span<char>);
     ssize_t receive_into(char* out, size_t size);
     Error failed_receive(ssize_t result);
 
+    Result<std::string_view> receive_available(size_t at_most);
     Result<size_t> send_through(const std::string_view* pieces, size_t count);
     ssize_t write(const std::string_view* pieces, size_t count, size_t skip);
     void drain_out();

@@ -140,8 +140,13 @@ class Loop {
         return self.timed_out ? Error::timeout : Error::none;
     }
     // Fires one source: its thread leaves all its lists and becomes ready.
-    void fire(Waiter&);
-    void fire_all(WaitList&);
+    void fire(Waiter& waiter) {
+        waiter.fired = true;
+        make_ready(*waiter.thread);
+    }
+    void fire_all(WaitList& list) {
+        while (Waiter* waiter = list.first()) fire(*waiter);
+    }
     // A parked one. The first source takes all of its waiters out of their lists: no other can
     // find it.
     void make_ready(ThreadBlock& thread) {

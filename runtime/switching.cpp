@@ -13,9 +13,7 @@ constexpr int trims_at_once = 256;
 // Tops differ by a multiple of a cache line: 16 of them cost a parked thread no second page.
 constexpr size_t colours = 16;
 constexpr size_t colour_step = 64;
-}  // namespace
 
-namespace {
 // The front of a ring, as a table is shown it.
 struct Front : Candidates {
     const ReadyRing& ring;

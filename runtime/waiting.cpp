@@ -22,15 +22,6 @@ Error Loop::admit_slowly() {
     return error;
 }
 
-void Loop::fire(Waiter& waiter) {
-    waiter.fired = true;
-    make_ready(*waiter.thread);
-}
-
-void Loop::fire_all(WaitList& list) {
-    while (Waiter* waiter = list.first()) fire(*waiter);
-}
-
 void Loop::cancel(ThreadBlock& thread) {
     thread.canceled = true;
     if (thread.state == State::parked) make_ready(thread);
