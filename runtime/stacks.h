@@ -28,7 +28,13 @@ class Stacks {
   public:
     static constexpr size_t smallest = 16384;        // above AT_MINSIGSTKSZ + 8 KiB everywhere
     static constexpr size_t default_size = 65536;
+#if defined(__aarch64__)
+    // Compilers probe every 64 KiB there, the first time at the upper end: what lies between two
+    // probes of a frame whose size is known only then may be twice that.
+    static constexpr size_t guard_size = 131072;
+#else
     static constexpr size_t guard_size = 65536;
+#endif
     static constexpr uint32_t classes = 17;          // 16 KiB .. 1 GiB
     static constexpr size_t canary_size = 64;        // painted, at the base
 
