@@ -8,7 +8,8 @@
 // poller or a deadline, which go first; and `queue_`, whose front belongs to this turn.
 // What threads make ready meanwhile gathers behind them, for the next turn: so a turn ends, and a
 // thread that yields for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
-// kernel, until the budget of dispatches is spent: a ready descriptor waits for at most that many.
+// kernel, until the budget of dispatches is spent: a ready descriptor waits for at most that many, and
+// for those that the last look has woken.
 //
 // Invariants:
 //  - leave() is the only way out of a thread and run_ready() the only way in; both go through
@@ -219,10 +220,7 @@ class Loop {
     Error wait_for_stop();
 
     int64_t now() { return system_->now(*system_); }
-    int64_t read_clock() {
-        asked_of_old_time_ = 0;
-        return time_ = now();
-    }
+    int64_t read_clock() { return time_ = now(); }
     uint64_t random();
     void set_spin(int64_t ns) { spin_ = ns; }
 
@@ -363,7 +361,7 @@ class Loop {
     Company company_;           // who ended recent waits
     int64_t typical_wait_ = 0;  // of recent waits, exponentially forgotten
     int64_t time_ = 0;          // the clock as last read, by every look
-    uint32_t asked_of_old_time_ = 0;
+    uint64_t asked_at_ = UINT64_MAX;  // what switches_ was when a scope was last asked about
     int64_t turn_began_ = 0;
     int64_t turn_min_ = INT64_MAX, turn_max_ = 0, turn_total_ = 0;
     uint64_t turns_timed_ = 0;

@@ -4,8 +4,9 @@
 namespace copse {
 
 // A thread that may not wait any more still gives way, so that one that ignores the answer cannot
-// hold up the others. That a scope is over is told by the clock as the last look read it, or as it
-// is read here for somebody who never gives way: a timeout costs no reading of its own.
+// hold up the others. That a scope is over is told by the clock as the last look read it; it is read
+// anew for whoever asks a second time without having given way. So a wait in a scope costs no reading,
+// and a thread that goes on and on without waiting still hears of the end in time.
 Error Loop::admit_slowly() {
     ThreadBlock& self = *running_;
     if (forked()) return Error::forked;
@@ -15,7 +16,8 @@ Error Loop::admit_slowly() {
         if (self.refusals < patience && ++self.refusals == patience)
             report(&self, ignores_cancellation);
     } else {
-        if (++asked_of_old_time_ >= dispatch_budget) read_clock();
+        if (asked_at_ == switches_) read_clock();
+        asked_at_ = switches_;
         if (time_ >= self.scope_end) error = Error::timeout;
     }
     if (error) (void)yield();

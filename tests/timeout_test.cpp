@@ -39,6 +39,23 @@ const ParkingCall calls_that_wait[] = {
 
 }  // namespace
 
+TEST(a_thread_that_never_has_to_wait_hears_of_a_scopes_end_at_its_next_call) {
+    test::VirtualTime clock;
+    run([&] {
+        Timeout scope{50_ms};
+        int calls = 0;
+        Error error;
+        while (!error && calls < 1000) {
+            CHECK_EQ(self().unpark(), Error::none);  // so park() returns at once
+            error = park();
+            ++calls;
+            clock.pass(10_ms);
+        }
+        CHECK_EQ(error, Error::timeout);
+        CHECK_EQ(calls, 6);
+    });
+}
+
 TEST(a_scope_ends_every_call_that_waits_at_its_very_end) {
     test::VirtualTime clock;
     REQUIRE(pipe(ends) == 0);
