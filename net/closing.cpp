@@ -111,8 +111,6 @@ void Socket::let_go() {
     if (listens_) return close_descriptor();
     size_t most = linger_bytes;
     if (is_socket_) discard_input(most);
-    // Both ends are through: closing ends our half, too.
-    if (end_of_input_ && settled(most)) return close_descriptor();
     send_ended_ = true;
     end_sending();
     bool crowded = out_.empty() && net_->lingering >= most_lingering;

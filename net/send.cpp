@@ -43,6 +43,8 @@ Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
 // Past the mark: what is buffered and the caller's bytes go to the kernel together, and the thread
 // parks until the rest fits below the mark.
 Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count) {
+    if (loop_->running_thread())
+        if (Error error = loop_->admit()) return {0, error};
     size_t size = total(pieces, count);
     size_t given = 0;  // of the caller's bytes
     CallDeadline deadline{send_timeout_};

@@ -279,6 +279,29 @@ TEST(never_more_than_the_mark_is_buffered) {
     }
 }
 
+// The kernel takes every byte at once, so nothing ever parks.
+TEST(a_sender_past_the_mark_hears_of_its_cancellation_and_of_a_scopes_end) {
+    World world;
+    for (bool cancels : {true, false}) {
+        Connected c;
+        c.stream.setlimit(0, 10);
+        std::string text = test::pattern(11);
+        Error error;
+        int sends = 0;
+        (void)world.run([&] {
+            Timeout scope{cancels ? Duration{never} : Duration{1_ms}};
+            for (; !error && sends < 1000; ++sends) {
+                error = c.stream.send(text).error;
+                (void)c.peer.receive();
+                if (sends == 100 && cancels) CHECK_EQ(self().cancel(), Error::none);
+                if (sends == 100) world.time += 2000000;
+            }
+        });
+        CHECK_EQ(error, cancels ? Error::canceled : Error::timeout);
+        CHECK_EQ(sends, 102);
+    }
+}
+
 TEST(a_peer_that_never_reads_parks_the_sender_and_nobody_else) {
     World world;
     Connected slow, other;

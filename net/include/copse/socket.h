@@ -54,7 +54,7 @@ enum class How : uint8_t { receive, send, both };
 // LuaSocket's list. Values are 0 or 1 unless said otherwise.
 enum class Option : uint8_t {
     keepalive,
-    linger,            // seconds; -1: off
+    linger,            // seconds; -1: off. The kernel keeps the whole loop waiting in close() then
     reuseaddr,
     reuseport,
     tcp_nodelay,       // set already: copse gathers small writes itself
@@ -138,7 +138,9 @@ class Stream {
     // Closes at once, by a reset: unsent bytes are dropped and the peer sees ECONNRESET.
     COPSE_API Error reset();
 
-    // Half-close: sending ends after the bytes sent so far. Does not park.
+    // Half-close: sending ends after the bytes sent so far. Does not park. Once both directions are
+    // shut Linux answers bytes that still come with a reset, and what the peer has not read by then is
+    // lost: who wants his last words read shuts How::send, or closes.
     COPSE_API Error shutdown(How = How::both);
 
     // The longest that one call may take: per call, not per chunk. 0 polls; negative or never waits
