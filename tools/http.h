@@ -307,6 +307,7 @@ class Requests {
         size_t size = detail::token_length(line);
         if (size == 0 || size == line.size() || line[size] != ' ') return Status::bad_request;
         request_.method = method(detail::first(line, size));
+        state_ = State::fields;
         line = detail::after(line, size + 1);
 
         size = line.find(' ');
@@ -321,7 +322,6 @@ class Requests {
         request_.old = version[7] == '0';
         // Its target is a host and a port, and what follows may not be HTTP at all.
         if (request_.method == Method::connect) return Status::not_implemented;
-        state_ = State::fields;
         return judge_target(target);
     }
 
