@@ -269,8 +269,8 @@ TEST(a_guard_lies_below_every_stack_and_stacks_do_not_overlap) {
             REQUIRE(thread);
             Stack stack = Inspection::stack_of(*thread);
             CHECK_EQ(stack.size(), size);
-            CHECK(system.guards.count({stack.base - 65536, 65536}));
-            stacks.insert({stack.base - 65536, stack.top()});
+            CHECK(system.guards.count({stack.base - Stacks::guard_size, Stacks::guard_size}));
+            stacks.insert({stack.base - Stacks::guard_size, stack.top()});
         }
     CHECK_EQ(stacks.size(), 300u);
     char* end = nullptr;
