@@ -109,10 +109,10 @@ void Socket::let_go() {
     loop_->fire_all(flushers_);
     loop_->fire_all(room_);
     if (listens_) return close_descriptor();
-    size_t most = linger_bytes;
-    if (is_socket_) discard_input(most);
     send_ended_ = true;
     end_sending();
+    size_t most = linger_bytes;
+    if (is_socket_) discard_input(most);
     bool crowded = out_.empty() && net_->lingering >= most_lingering;
     if (settled(most) || crowded) return close_descriptor();
     ++references_;
