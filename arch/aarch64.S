@@ -23,8 +23,8 @@
 // is back in place before they check it.
 //
 // Invariants:
-//  - Every suspended context has the same layout, so the CFI stays true when the stack is exchanged in the
-//    middle of copse_switch: an unwinder is right at every instruction.
+//  - Every suspended context has the same layout, so the CFI stays true when the stack is exchanged
+//    in the middle of copse_switch: an unwinder is right at every instruction.
 //  - sp is a multiple of 16 throughout (AAPCS64, "The Stack"), so also at the entry's first
 //    instruction.
 //  - An unwinder stops at copse_trampoline: its CFI has no caller, and x29 is 0 there.
