@@ -20,12 +20,12 @@ const char* Error::message() const {
     if (*this == not_found) return "host not found";
     if (*this == forked) return "the loop belongs to the parent process";
     if (*this == unsupported) return "the descriptor cannot be polled";
-    switch (kind_) {
+    switch (code_) {
     case EADDRINUSE: return "address already in use";
     case EISCONN: return "already connected";
     case EACCES: return "permission denied";
     case ECONNREFUSED: return "connection refused";
-    default: return strerror(kind_);
+    default: return strerror(code_);
     }
 }
 

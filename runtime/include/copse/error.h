@@ -16,18 +16,18 @@ class Error {
     constexpr Error() = default;
 
     // The error an errno value stands for; 0 is none.
-    static constexpr Error from_errno(int code) { return Error{meaning_of(code), code}; }
+    static constexpr Error from_errno(int code) { return Error{code}; }
 
     // The errno behind it, or copse's own number (10000 and up) where no system call failed; 0 for
     // none.
-    constexpr int code() const { return code_ ? code_ : kind_; }
+    constexpr int code() const { return code_; }
 
     // LuaSocket's and Copas's words where they have one, else strerror's. Never null; valid until
     // the next call on this OS thread.
     COPSE_API const char* message() const;
 
-    constexpr explicit operator bool() const { return kind_ != 0; }
-    friend constexpr bool operator==(Error a, Error b) { return a.kind_ == b.kind_; }
+    constexpr explicit operator bool() const { return code_ != 0; }
+    friend constexpr bool operator==(Error a, Error b) { return a.meaning() == b.meaning(); }
 
     static const Error none;
     static const Error closed;           // the peer or close() ended the stream
@@ -48,39 +48,38 @@ class Error {
     static const Error invalid;          // EINVAL: an argument outside its range
 
   private:
-    constexpr Error(int kind, int code) : kind_{kind}, code_{code} {}
+    constexpr explicit Error(int code) : code_{code} {}
 
     // copse's own reasons are numbered above every errno.
     static constexpr int own = 10000;
-    static constexpr int meaning_of(int code) {
-        switch (code) {
+    constexpr int meaning() const {
+        switch (code_) {
         case EPIPE: case ECONNRESET: case ECONNABORTED: return own + 1;
         case ETIMEDOUT: return own + 2;
-        default: return code;
+        default: return code_;
         }
     }
 
-    int kind_ = 0;  // what it means: an errno value, or own + n
-    int code_ = 0;  // the errno that caused it, if one did
+    int code_ = 0;
 };
 
-inline constexpr Error Error::none{0, 0};
-inline constexpr Error Error::closed{own + 1, 0};
-inline constexpr Error Error::timeout{own + 2, 0};
-inline constexpr Error Error::canceled{own + 3, 0};
-inline constexpr Error Error::busy{own + 4, 0};
-inline constexpr Error Error::oversized{own + 5, 0};
-inline constexpr Error Error::deadlock{own + 6, 0};
-inline constexpr Error Error::not_a_thread{own + 7, 0};
-inline constexpr Error Error::already_running{own + 8, 0};
-inline constexpr Error Error::destroyed{own + 9, 0};
-inline constexpr Error Error::too_many{own + 10, 0};
-inline constexpr Error Error::not_owner{own + 11, 0};
-inline constexpr Error Error::not_found{own + 12, 0};
-inline constexpr Error Error::forked{own + 13, 0};
-inline constexpr Error Error::unsupported{own + 14, 0};
-inline constexpr Error Error::no_memory{ENOMEM, ENOMEM};
-inline constexpr Error Error::invalid{EINVAL, EINVAL};
+inline constexpr Error Error::none{0};
+inline constexpr Error Error::closed{own + 1};
+inline constexpr Error Error::timeout{own + 2};
+inline constexpr Error Error::canceled{own + 3};
+inline constexpr Error Error::busy{own + 4};
+inline constexpr Error Error::oversized{own + 5};
+inline constexpr Error Error::deadlock{own + 6};
+inline constexpr Error Error::not_a_thread{own + 7};
+inline constexpr Error Error::already_running{own + 8};
+inline constexpr Error Error::destroyed{own + 9};
+inline constexpr Error Error::too_many{own + 10};
+inline constexpr Error Error::not_owner{own + 11};
+inline constexpr Error Error::not_found{own + 12};
+inline constexpr Error Error::forked{own + 13};
+inline constexpr Error Error::unsupported{own + 14};
+inline constexpr Error Error::no_memory{ENOMEM};
+inline constexpr Error Error::invalid{EINVAL};
 
 // Lua's two results: a value and the reason it is not whole. On error, value keeps what was
 // obtained before it. `auto [line, error] = peer.receive("*l");`
