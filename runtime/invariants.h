@@ -82,7 +82,8 @@ struct Invariants {
         if (!thread.joiners.empty()) return "somebody waits for a thread that has ended";
         if (thread.waiters) return "a thread that has ended waits for something";
         if (thread.deadline != INT64_MAX) return "a thread that has ended has a deadline";
-        if (thread.locals) return "a thread that has ended has values of its own";
+        if (thread.details && thread.details->locals)
+            return "a thread that has ended has values of its own";
         return nullptr;
     }
     const char* alive(ThreadBlock& thread) const {

@@ -58,6 +58,7 @@ Error Loop::open() {
     forks_ = system_->fork_count(*system_);
     born_ = *forks_;
     home_.state = State::running;
+    home_.details = &home_details_;
     time_ = now();
     if (int failed = system_->poller_open(*system_, &poller_))
         return Error::from_errno(-failed);
@@ -71,7 +72,7 @@ Error Loop::open() {
 void Loop::close() {
     for (uint32_t i = 0; i < blocks_.size(); ++i) {
         sanitizer::end(*blocks_.at(i));
-        sanitizer::deregister_stack(blocks_.at(i)->valgrind_stack);
+        sanitizer::deregister_stack(blocks_.at(i)->stack.valgrind_id);
     }
     Overflow::drop_here(*system_);
     if (poller_) system_->poller_close(*system_, poller_);
@@ -213,6 +214,8 @@ bool Loop::turn(int64_t timeout) {
 // Looks at the world: sleeps in the poller if there is nothing else to do, then makes ready whose
 // descriptor or whose time has come. Readiness goes first: what has happened beats a deadline.
 void Loop::look(int64_t timeout) {
+    woken_.rewind();
+    queue_.rewind();
     made_ready_ = &woken_;
     bool idle = nothing_ready() && !drainables_;
     if (idle || watched_) {

@@ -33,7 +33,7 @@
 namespace copse {
 
 namespace detail {
-void end_locals(ThreadBlock&);
+void end_locals(LocalValue*& locals);
 }
 
 // What a layer above keeps per loop; end() runs when the loop is taken down, threads gone.
@@ -336,6 +336,7 @@ class Loop {
     uint32_t warm_count_ = 0;
     Watch* free_watches_ = nullptr;
     ThreadBlock home_;
+    ThreadDetails home_details_ = {};
     ThreadBlock* bare_ = nullptr;              // blocks that could not be given a stack
     ThreadBlock* left_ = nullptr;              // whose stack was left last (told to sanitizers)
     sanitizer::Bounds home_bounds_;

@@ -32,10 +32,10 @@ bool Overflow::on_fault(void* address) {
 void Overflow::report(const System& system, const ThreadBlock& thread) {
     Text<256> line;
     line.add("copse: stack overflow in thread \"");
-    if (thread.name[0]) line.add(thread.name);
+    if (thread.details->name[0]) line.add(thread.details->name);
     else line.add("thread_").add(thread.slot);
     line.add("\": all of its ").add(thread.stack.size()).add(" bytes are used; added by code at 0x");
-    line.add(uintptr_t(thread.spawned_by), 16).add("\n");
+    line.add(uintptr_t(thread.details->spawned_by), 16).add("\n");
     system.write_all(system, 2, line.c_str(), line.size());
 }
 

@@ -6,7 +6,8 @@
 //
 // Invariants:
 //  - A thread is in at most one ring, once, exactly while it is ready.
-//  - Positions only grow; the index in the array is the position's low bits.
+//  - Positions only grow, but that an empty ring may begin anew at the front, whose memory is warm;
+//    the index in the array is the position's low bits.
 #pragma once
 
 #include "runtime/thread_block.h"
@@ -47,6 +48,9 @@ class ReadyRing {
     ThreadBlock& pop() {
         if (count() > far_ahead) warm_what_comes();
         return *items_[begin_++ & mask_];
+    }
+    void rewind() {
+        if (empty()) begin_ = end_ = 0;
     }
     // Puts the one at `index` in front; the one that was there takes its place.
     void bring_forward(uint32_t index) {

@@ -8,7 +8,7 @@ namespace {
 using Line = Text<256>;
 
 void add_name(Line& line, const ThreadBlock& thread) {
-    if (thread.name[0]) line.add(thread.name);
+    if (thread.details->name[0]) line.add(thread.details->name);
     else line.add("thread_").add(thread.slot);
 }
 
@@ -70,7 +70,7 @@ COPSE_NO_ASAN size_t stack_use(const System& system, const Stack& stack) {
 
 // To the thread's own handler, else to the loop's, else a line on standard error.
 void Loop::report(ThreadBlock* thread, const char* what) {
-    const Handler handler = thread && thread->handler.function ? thread->handler : handler_;
+    const Handler handler = thread && thread->details->handler.function ? thread->details->handler : handler_;
     Thread handle = thread ? detail::Access::handle(*thread) : Thread{};
     if (handler.function && handler.call(handler.function, handle, what, handler.context)) return;
     Line line;

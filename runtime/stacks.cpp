@@ -61,7 +61,7 @@ Stack Stacks::carve(uint32_t size_class) {
     char* guard = rest.at;
     rest.at += guard_size + (smallest << size_class);
     --rest.stacks;
-    Stack stack{guard + guard_size, size_class, protect(guard)};
+    Stack stack{guard + guard_size, 0, uint8_t(size_class), protect(guard)};
     if (stack.guard == Guard::canary) paint(stack);
     return stack;
 }

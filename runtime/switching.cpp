@@ -135,15 +135,16 @@ inline void Loop::dispatch(ThreadBlock& from, ThreadBlock& to) {
 void Loop::change_special(ThreadBlock& from, ThreadBlock& to) {
     if ((from.special & ThreadBlock::canary) && !Stacks::painted(from.stack)) die_of_overflow(from);
     if ((from.special | to.special) & ThreadBlock::own_fp) {
-        uint64_t& leaving = from.special & ThreadBlock::own_fp ? from.fp_environment : home_fp_;
+        uint64_t& leaving = from.special & ThreadBlock::own_fp ? from.details->fp_environment : home_fp_;
         leaving = copse_fp_environment();
-        copse_set_fp_environment(to.special & ThreadBlock::own_fp ? to.fp_environment : home_fp_);
+        copse_set_fp_environment(to.special & ThreadBlock::own_fp ? to.details->fp_environment
+                                                                  : home_fp_);
     }
     if (exceptions_->any()) {
-        from.in_flight = *exceptions_;
+        from.details->in_flight = *exceptions_;
         from.special |= ThreadBlock::exceptions;
     }
-    *exceptions_ = to.special & ThreadBlock::exceptions ? to.in_flight : ExceptionState{};
+    *exceptions_ = to.special & ThreadBlock::exceptions ? to.details->in_flight : ExceptionState{};
     to.special &= uint8_t(~ThreadBlock::exceptions);
 }
 
@@ -152,14 +153,14 @@ void* Loop::begin_thread(void* block) {
     auto& self = *static_cast<ThreadBlock*>(block);
     Loop& loop = *current_;
     sanitizer::arrived(self, loop.left_ == &loop.home_ ? &loop.home_bounds_ : nullptr);
-    self.body(self.room);
+    self.details->body(self.details->room);
     return loop.finish(self);
 }
 
 // The block may be used again as soon as somebody else runs, and nobody does before the switch: so
 // the thread can retire its own stack while it still stands on it.
 void* Loop::finish(ThreadBlock& self) {
-    if (self.locals) detail::end_locals(self);
+    if (self.details->locals) [[unlikely]] detail::end_locals(self.details->locals);
     fire_all(self.joiners);
     SlotTable<ThreadBlock>::renew(self);
     --live_;
@@ -208,7 +209,9 @@ ThreadBlock* Loop::make_block(uint32_t size_class) {
         return nullptr;
     }
     block->special = block->stack.guard == Guard::canary ? ThreadBlock::canary : 0;
-    block->valgrind_stack = sanitizer::register_stack(block->stack);
+    block->stack.valgrind_id = sanitizer::register_stack(block->stack);
+    char* top = block->stack.top() - (block->slot % colours) * colour_step;
+    block->details = ::new (top - sizeof(ThreadDetails)) ThreadDetails;
     return block;
 }
 
@@ -226,27 +229,28 @@ Result<ThreadBlock*> Loop::reserve(const ThreadOptions& options) {
     block->refusals = 0;
     block->canceled = ending_;
     block->scope_end = INT64_MAX;
-    block->handler.function = nullptr;
-    block->name[0] = 0;
-    if (options.name) copy_name(block->name, options.name);
+    ThreadDetails* details = block->details;
+    details->handler.function = nullptr;
+    details->locals = nullptr;
+    details->name[0] = 0;
+    if (options.name) copy_name(details->name, options.name);
     if (options.own_fp_environment) {
         block->special |= ThreadBlock::own_fp;
-        block->fp_environment = copse_fp_environment();
+        details->fp_environment = copse_fp_environment();
     }
     return {block, Error::none};
 }
 
-// Where a closure of this size goes: at the top of the stack, below its colour.
+// Where a closure of this size goes: right below the details.
 void* Loop::place_closure(ThreadBlock& block, size_t size, size_t alignment) {
-    uintptr_t top = uintptr_t(block.stack.top()) - (block.slot % colours) * colour_step;
     if (size > block.stack.size() / 2 || alignment > block.stack.size() / 4) return nullptr;
     if (alignment < 16) alignment = 16;
-    block.room = reinterpret_cast<void*>((top - size) & ~uintptr_t(alignment - 1));
-    return block.room;
+    uintptr_t place = (uintptr_t(block.details) - size) & ~uintptr_t(alignment - 1);
+    return block.details->room = reinterpret_cast<void*>(place);
 }
 
 void Loop::launch(ThreadBlock& block) {
-    block.sp = copse_prepare(block.room, begin_thread, &block);
+    block.sp = copse_prepare(block.details->room, begin_thread, &block);
     block.state = State::ready;
     ++live_;
     queue_.append(block);

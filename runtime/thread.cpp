@@ -55,15 +55,13 @@ bool Thread::finished() const { return !block_of(*this); }
 const char* Thread::name() const {
     ThreadBlock* target = block_of(*this);
     if (!target) return "";
-    if (!target->name[0]) {
-        Text<sizeof target->name> name;
-        copy_name(target->name, name.add("thread_").add(target->slot).c_str());
-    }
-    return target->name;
+    char(&name)[sizeof target->details->name] = target->details->name;
+    if (!name[0]) copy_name(name, Text<sizeof name>{}.add("thread_").add(target->slot).c_str());
+    return name;
 }
 
 void Thread::setname(const char* name) const {
-    if (ThreadBlock* target = block_of(*this)) copy_name(target->name, name);
+    if (ThreadBlock* target = block_of(*this)) copy_name(target->details->name, name);
 }
 
 size_t Thread::stack_used() const {
@@ -85,7 +83,7 @@ Result<Reserved> reserve_thread(const ThreadOptions& options, size_t size, size_
     if (!loop) return {{}, loop.error};
     Result<ThreadBlock*> block = loop.value->reserve(options);
     if (!block) return {{}, block.error};
-    block.value->spawned_by = __builtin_return_address(0);
+    block.value->details->spawned_by = __builtin_return_address(0);
     void* room = loop.value->place_closure(*block.value, size, alignment);
     Thread handle = Access::handle(*block.value);
     if (!room) {
@@ -101,7 +99,7 @@ static ThreadBlock& reserved_block(Thread thread) {
 
 void launch_thread(Thread thread, void (*body)(void*)) {
     ThreadBlock& block = reserved_block(thread);
-    block.body = body;
+    block.details->body = body;
     Loop::current()->launch(block);
 }
 
@@ -169,7 +167,7 @@ Error detail::set_error_handler(ErrorHandler handler, HandlerCaller call, void* 
     }
     ThreadBlock* block = running_thread();
     if (!block) return Error::not_a_thread;
-    block->handler = {handler, call, context};
+    block->details->handler = {handler, call, context};
     return Error::none;
 }
 
@@ -191,7 +189,7 @@ namespace detail {
 
 void* local_find(const void* key) {
     ThreadBlock* block = running_thread();
-    for (LocalValue* each = block ? block->locals : nullptr; each; each = each->older)
+    for (LocalValue* each = block ? block->details->locals : nullptr; each; each = each->older)
         if (each->key == key) return each->value();
     return nullptr;
 }
@@ -212,8 +210,9 @@ void local_add(void* room, const void* key, void (*destroy)(void*)) {
     LocalValue* made = LocalValue::of(room);
     made->key = key;
     made->destroy = destroy;
-    made->older = running_thread()->locals;
-    running_thread()->locals = made;
+    LocalValue*& newest = running_thread()->details->locals;
+    made->older = newest;
+    newest = made;
 }
 
 void local_drop(void* room) {
@@ -222,9 +221,9 @@ void local_drop(void* room) {
 }
 
 // Newest first; a destructor may use, and even make, other locals.
-void end_locals(ThreadBlock& block) {
-    while (LocalValue* newest = block.locals) {
-        block.locals = newest->older;
+void end_locals(LocalValue*& locals) {
+    while (LocalValue* newest = locals) {
+        locals = newest->older;
         newest->destroy(newest->value());
         local_drop(newest->value());
     }

@@ -4,6 +4,9 @@
 // among 100,000 threads, and a stale handle can be looked at safely. A block keeps the stack it was
 // first given for as long as the loop lives, so a thread that starts where one has ended touches
 // neither malloc nor the kernel.
+//
+// What is asked for seldom, and of living threads only, is not in the block but in ThreadDetails, at
+// the top of the stack: that page is in memory anyway.
 #pragma once
 
 #include "runtime/system.h"
@@ -23,7 +26,8 @@ enum class State : uint8_t {
 // The usable part of a stack; its guard lies right below.
 struct Stack {
     char* base = nullptr;
-    uint32_t size_class = 0;
+    uint32_t valgrind_id = 0;
+    uint8_t size_class = 0;
     Guard guard = Guard::kernel;
 
     size_t size() const { return size_t(16384) << size_class; }
@@ -49,6 +53,19 @@ struct Handler {
 
 struct LocalValue;
 
+// Of a living thread. In no thread's way: all of its frames lie below.
+struct alignas(64) ThreadDetails {
+    // What a start touches: one cache line.
+    void (*body)(void* room);
+    void* room;              // the closure, right below this
+    const void* spawned_by;  // an address in the code that added it
+    LocalValue* locals;      // newest first
+    Handler handler;
+    char name[32];
+    ExceptionState in_flight;
+    uint64_t fp_environment;
+};
+
 struct alignas(64) ThreadBlock {
     // What a switch touches: one cache line ------------------------------------------------------
     void* sp = nullptr;
@@ -58,9 +75,9 @@ struct alignas(64) ThreadBlock {
 
     // Why a switch from or to this thread has more to do than to switch.
     enum Special : uint8_t {
-        own_fp = 1,      // fp_environment is its own
+        own_fp = 1,      // its floating-point environment is its own
         canary = 2,      // the stack has no guard but its painted words
-        exceptions = 4,  // exceptions holds what was in flight when it left
+        exceptions = 4,  // in_flight holds what was so when it left
     };
     uint8_t special = 0;
     bool canceled = false;   // sticky: every later parking call fails
@@ -77,26 +94,19 @@ struct alignas(64) ThreadBlock {
 
     uint32_t slot = 0;
     uint32_t generation = 1;
+    int waits_on = -1;  // a descriptor, for dump()
 
-    // The rest -----------------------------------------------------------------------------------
-    int waits_on = -1;                // a descriptor, for dump()
+    // The rest: another ----------------------------------------------------------------------------
     const char* waits_for = nullptr;  // a word, for dump()
     int64_t since = 0;                // the loop's time when it parked, for dump()
-    Stack stack;
-    void* room = nullptr;  // the closure, at the top of the stack
-    void (*body)(void* room) = nullptr;
-    const void* spawned_by = nullptr;  // an address in the code that added it
     WaitList joiners;
-    ExceptionState in_flight;
-    uint64_t fp_environment = 0;
-    Handler handler;
-    LocalValue* locals = nullptr;  // newest first
-    void* sanitizer = nullptr;     // ASan's fake stack or TSan's fiber
-    unsigned valgrind_stack = 0;
-    char name[32] = {};
+    ThreadDetails* details = nullptr;
+    Stack stack;
+    void* sanitizer = nullptr;  // ASan's fake stack or TSan's fiber
 
     bool exists() const { return state != State::free; }
 };
+static_assert(sizeof(void*) != 8 || sizeof(ThreadBlock) == 128);
 
 namespace detail {
 // How the runtime makes handles of blocks and finds blocks again.
