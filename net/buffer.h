@@ -1,7 +1,10 @@
 // Buffer: bytes on their way, in one contiguous piece of memory borrowed from the loop's pool.
 //
-//      memory        begin            end             capacity
-//        |  taken      |   the bytes    |    room        |
+//      Chunk      bytes()         begin            end             capacity
+//        |  head  |  taken          |   the bytes    |    room        |
+//
+// What is known of the bytes stands in front of them: a socket that is idle owns no chunk, and keeps
+// no more of a buffer than an empty pointer.
 //
 // Invariants:
 //  - An empty buffer may be given back; an idle connection owns none.
@@ -21,7 +24,17 @@ inline std::string_view part(std::string_view whole, size_t from, size_t size) {
     return {whole.data() + from, size};
 }
 
-// Blocks of memory in powers of two, kept for the next buffer up to a bound, so that a steady
+struct Chunk {
+    Chunk* next = nullptr;  // in the pool
+    size_t capacity = 0;
+    size_t begin = 0;
+    size_t end = 0;
+
+    char* bytes() { return reinterpret_cast<char*>(this + 1); }
+    size_t size() const { return end - begin; }
+};
+
+// Chunks whose capacities are powers of two, kept for the next buffer up to a bound, so that a steady
 // exchange allocates nothing.
 class BufferPool {
   public:
@@ -30,24 +43,24 @@ class BufferPool {
     static constexpr size_t most_kept = size_t(1) << 20;  // bytes
 
     explicit BufferPool(Loop& loop) : loop_{&loop} {}
-    ~BufferPool() { close(); }
 
-    // At least `size` bytes; size becomes what it is. null: no memory.
-    char* take(size_t& size) {
+    // An empty one for at least `size` bytes. null: no memory.
+    Chunk* take(size_t size) {
         uint32_t size_class = class_of(size);
-        Free* block = size_class < classes ? free_[size_class] : nullptr;
-        if (!block) [[unlikely]] return allocate(size);
-        size = smallest << size_class;
-        free_[size_class] = block->next;
-        kept_ -= size;
-        return reinterpret_cast<char*>(block);
+        Chunk* chunk = size_class < classes ? free_[size_class] : nullptr;
+        if (!chunk) [[unlikely]] return allocate(size);
+        free_[size_class] = chunk->next;
+        kept_ -= chunk->capacity;
+        chunk->begin = chunk->end = 0;
+        return chunk;
     }
-    void give(char* memory, size_t size) {
-        uint32_t size_class = class_of(size);
-        if (size_class == classes || kept_ + size > most_kept || loop_->oddly()) [[unlikely]]
-            return loop_->release(memory, size);
-        free_[size_class] = ::new (static_cast<void*>(memory)) Free{free_[size_class]};
-        kept_ += size;
+    void give(Chunk* chunk) {
+        uint32_t size_class = class_of(chunk->capacity);
+        bool full = size_class == classes || kept_ + chunk->capacity > most_kept;
+        if (full || loop_->oddly()) [[unlikely]] return release(chunk);
+        chunk->next = free_[size_class];
+        free_[size_class] = chunk;
+        kept_ += chunk->capacity;
     }
     void close();
 
@@ -57,41 +70,39 @@ class BufferPool {
         uint32_t bits = uint32_t(std::bit_width((size - 1) / smallest));
         return bits < classes ? bits : classes;
     }
-    char* allocate(size_t& size);
+    Chunk* allocate(size_t size);
+    void release(Chunk*);
 
-    struct Free {
-        Free* next;
-    };
     Loop* loop_;
-    Free* free_[classes] = {};
+    Chunk* free_[classes] = {};
     size_t kept_ = 0;
 };
 
 class Buffer {
   public:
-    size_t size() const { return end_ - begin_; }
-    bool empty() const { return begin_ == end_; }
-    char* data() const { return memory_ + begin_; }
+    size_t size() const { return chunk_ ? chunk_->size() : 0; }
+    bool empty() const { return size() == 0; }
+    char* data() const { return chunk_ ? chunk_->bytes() + chunk_->begin : nullptr; }
     std::string_view view() const { return {data(), size()}; }
 
-    char* room() const { return memory_ + end_; }
-    size_t room_size() const { return capacity_ - end_; }
-    void grew(size_t bytes) { end_ += bytes; }
+    char* room() const { return chunk_->bytes() + chunk_->end; }
+    size_t room_size() const { return chunk_ ? chunk_->capacity - chunk_->end : 0; }
+    void grew(size_t bytes) { chunk_->end += bytes; }
 
     // Takes bytes away from the front; what was there stays readable until room is made.
-    void take(size_t bytes) { begin_ += bytes; }
+    void take(size_t bytes) {
+        if (chunk_) chunk_->begin += bytes;
+    }
 
     // An empty buffer begins anew at its front; what was taken is no longer readable.
-    void rewind() { if (empty()) begin_ = end_ = 0; }
+    void rewind() {
+        if (chunk_ && empty()) chunk_->begin = chunk_->end = 0;
+    }
 
     // Room for at least `bytes` more behind the end; false: no memory.
     bool make_room(BufferPool& pool, size_t bytes) {
-        if (memory_) return room_size() >= bytes || make_more_room(pool, bytes);
-        capacity_ = bytes;
-        memory_ = pool.take(capacity_);
-        if (memory_) return true;
-        capacity_ = 0;
-        return false;
+        if (chunk_) return room_size() >= bytes || make_more_room(pool, bytes);
+        return (chunk_ = pool.take(bytes));
     }
     bool append(BufferPool& pool, std::string_view bytes) {
         if (bytes.empty()) return true;
@@ -105,9 +116,8 @@ class Buffer {
         return bytes.empty() || put_in_front(pool, bytes);
     }
     void give_back(BufferPool& pool) {
-        if (memory_) pool.give(memory_, capacity_);
-        memory_ = nullptr;
-        capacity_ = begin_ = end_ = 0;
+        if (chunk_) pool.give(chunk_);
+        chunk_ = nullptr;
     }
 
   private:
@@ -115,10 +125,7 @@ class Buffer {
     bool put_in_front(BufferPool&, std::string_view bytes);
     bool move_to(BufferPool&, size_t front, size_t room, std::string_view prefix);
 
-    char* memory_ = nullptr;
-    size_t capacity_ = 0;
-    size_t begin_ = 0;
-    size_t end_ = 0;
+    Chunk* chunk_ = nullptr;
 };
 
 }  // namespace copse

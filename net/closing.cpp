@@ -11,23 +11,31 @@ constexpr size_t linger_bytes = size_t(256) << 10;
 constexpr size_t most_lingering = 1024;
 }  // namespace
 
-Socket::Socket(Loop& loop, Net& net, int fd)
-    : loop_{&loop}, net_{&net}, system_{&loop.system()}, fd_{fd} {
-    drain = [](Drainable& self) { static_cast<Socket&>(self).drain_out(); };
-    made_ = loop.now();
+Socket::Socket(Net& net, int fd, Kind kind)
+    : kind_{kind}, fd_{fd}, net_{&net}, made_{net.loop().now()} {
     net.add(*this);
 }
 
-Result<Socket*> Socket::adopt(int fd, uint32_t ready) {
-    const System& system = system_to_use();
+// Takes the descriptor over, though it is not known yet to be of use.
+Result<Socket*> Socket::make(int fd, Kind kind) {
     Result<Net*> net = Net::obtain();
-    void* room = net ? net.value->take_room() : nullptr;
+    bool listens = kind == Kind::listening;
+    size_t size = listens ? sizeof(ListeningSocket) : sizeof(Socket);
+    void* room = net ? net.value->take_room(size) : nullptr;
     if (!room) {
+        const System& system = system_to_use();
         system.close(system, fd);
         return {nullptr, net ? Error::no_memory : net.error};
     }
-    auto* socket = ::new (room) Socket(net.value->loop(), **net, fd);
-    Result<Watch*> watch = socket->loop_->watch(fd, ready);
+    if (listens) return {::new (room) ListeningSocket(**net, fd), {}};
+    return {::new (room) Socket(**net, fd, kind), {}};
+}
+
+Result<Socket*> Socket::adopt(int fd, uint32_t ready, Kind kind) {
+    Result<Socket*> made = make(fd, kind);
+    if (!made) return made;
+    Socket* socket = *made;
+    Result<Watch*> watch = socket->loop().watch(fd, ready);
     if (!watch) {
         socket->close_descriptor();
         socket->release();
@@ -37,19 +45,19 @@ Result<Socket*> Socket::adopt(int fd, uint32_t ready) {
     return {socket, {}};
 }
 
-Socket* Socket::wrap(int fd, bool listens) {
-    Result<Net*> net = Net::obtain();
-    void* room = net ? net.value->take_room() : nullptr;
-    if (!room) {
-        const System& system = system_to_use();
-        system.close(system, fd);
-        return nullptr;
-    }
-    auto* socket = ::new (room) Socket(net.value->loop(), **net, fd);
+void Socket::refuse(Error reason) {
+    state_ = State::refused;
+    broken_ = reason;
+}
+
+Socket* Socket::wrap(int fd, Kind kind) {
+    Result<Socket*> made = make(fd, kind);
+    if (!made) return nullptr;
+    Socket* socket = *made;
     const System& system = socket->system();
     int failed = system.adopt(system, fd);
     if (failed) {
-        socket->refused_ = Error::from_errno(-failed);
+        socket->refuse(Error::from_errno(-failed));
         socket->fd_ = -1;  // not a descriptor: nothing to close
         return socket;
     }
@@ -60,9 +68,10 @@ Socket* Socket::wrap(int fd, bool listens) {
     number = 0;
     size = sizeof number;
     system.get_option(system, fd, SOL_SOCKET, SO_ACCEPTCONN, &number, &size);
-    Result<Watch*> watch = socket->loop_->watch(fd, listens ? 0u : uint32_t(PollEvent::writable));
-    if (!watch) socket->refused_ = watch.error;
-    else if ((number != 0) != listens) socket->refused_ = Error::invalid;
+    bool listens = kind == Kind::listening;
+    Result<Watch*> watch = socket->loop().watch(fd, listens ? 0u : uint32_t(PollEvent::writable));
+    if (!watch) socket->refuse(watch.error);
+    else if ((number != 0) != listens) socket->refuse(Error::invalid);
     socket->watch_ = watch.value;
     return socket;
 }
@@ -78,22 +87,21 @@ void Socket::abandon() {
 }
 
 void Socket::destroy() {
-    Net* net = net_;
-    const System& system = *system_;
-    if (Socket* parent = parent_) parent->release();
-    if (net) {
-        in_.give_back(net->pool());
-        out_.give_back(net->pool());
-        net->remove(*this);
-    }
+    Net& net = *net_;
+    if (parent_) parent_->release();
+    in_.give_back(net.pool());
+    out_.give_back(net.pool());
+    if (name_) system().release(system(), name_, sizeof(Name));
+    if (!net.ended()) net.remove(*this);
+    size_t whole = size();
     this->~Socket();
-    if (net) net->give_room(this);
-    else system.release(system, this, sizeof(Socket));
+    net.give_room(this, whole);
 }
 
 // Closing -----------------------------------------------------------------------------------------
 
 Error Socket::close() {
+    if (state_ == State::refused) close_descriptor();
     if (state_ != State::open) return Error::none;
     let_go();
     return broken_untold_ ? take_error() : Error::none;
@@ -103,12 +111,11 @@ Error Socket::close() {
 // left to a thread of the library's.
 void Socket::let_go() {
     state_ = State::closing;
-    if (!watch_ || refused_ || loop_->forked()) return close_descriptor();
+    if (loop().forked()) return close_descriptor();
     drain_out();
-    loop_->disturb(*watch_);
-    loop_->fire_all(flushers_);
-    loop_->fire_all(room_);
-    if (listens_) return close_descriptor();
+    loop().disturb(*watch_);
+    wake_everybody();
+    if (kind_ == Kind::listening) return close_descriptor();
     send_ended_ = true;
     end_sending();
     size_t most = linger_bytes;
@@ -128,6 +135,12 @@ void Socket::let_go() {
     --references_;  // the caller holds one still
 }
 
+// Whoever waits for something else than the descriptor.
+void Socket::wake_everybody() {
+    loop().fire_all(flushers_);
+    if (ListeningSocket* listening = as_listening()) listening->wake_acceptors();
+}
+
 // Whether closing the descriptor now loses nothing. Only a socket's end is spoilt by unread input;
 // that of a pipe or a terminal belongs to whoever reads it next.
 bool Socket::settled(size_t most_to_discard) const {
@@ -138,7 +151,7 @@ bool Socket::settled(size_t most_to_discard) const {
 // Reads away what the peer has sent, as far as it is there.
 void Socket::discard_input(size_t& most) {
     char scrap[4096];
-    while (!end_of_input_ && most && (watch_->ready & PollEvent::readable)) {
+    while (!end_of_input_ && most && readable()) {
         ssize_t got = receive_into(scrap, sizeof scrap);
         if (got > 0) most -= size_t(got) < most ? size_t(got) : most;
         else (void)failed_receive(got);
@@ -154,13 +167,13 @@ void Socket::linger() {
     for (;;) {
         drain_out();
         if (is_socket_) discard_input(most);
-        if (settled(most) || whole.passed(*loop_)) break;
+        if (settled(most) || whole.passed(loop())) break;
         Events wanted = out_.empty() ? Events::none : Events::writable;
         if (is_socket_ && most && !end_of_input_) wanted = wanted | Events::readable;
-        int64_t end = whole.at(*loop_), idle = Duration::add(loop_->now(), linger_idle);
+        int64_t end = whole.at(loop()), idle = Duration::add(loop().now(), linger_idle);
         if (out_.empty() && idle < end) end = idle;
         Events got = Events::none;
-        if (loop_->admit() || loop_->wait_either(*watch_, wanted, {"linger", end}, got)) break;
+        if (loop().admit() || loop().wait_either(*watch_, wanted, {"linger", end}, got)) break;
     }
     close_descriptor();
 }
@@ -169,21 +182,19 @@ void Socket::linger() {
 void Socket::close_descriptor() {
     state_ = State::closed;
     lose_unsent();
-    loop_->unqueue(*this);
-    if (watch_) loop_->unwatch(*watch_);
+    loop().unqueue(*this);
+    if (watch_) loop().unwatch(*watch_);
     watch_ = nullptr;
-    if (unlinks_ && !loop_->forked()) {
+    ListeningSocket* listening = as_listening();
+    if (listening && listening->unlinks() && !loop().forked()) {
         Result<Address> path = own_name();
         if (path && path->host().text[0] != '@')
             system().unlink(system(), path->host().c_str());
     }
     if (fd_ >= 0) system().close(system(), fd_);
     fd_ = -1;
-    loop_->fire_all(net_->starved);
-    if (parent_ && parent_->connections_) {
-        --parent_->connections_;
-        if (parent_->loop_) loop_->fire_all(parent_->room_);
-    }
+    loop().fire_all(net_->starved);
+    if (parent_) parent_->one_less();
 }
 
 Error Socket::reset() {
@@ -194,8 +205,7 @@ Error Socket::reset() {
     } at_once;
     system().set_option(system(), fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     state_ = State::closing;
-    loop_->fire_all(flushers_);
-    loop_->fire_all(room_);
+    wake_everybody();
     close_descriptor();
     return Error::none;
 }
@@ -203,12 +213,10 @@ Error Socket::reset() {
 // The loop goes, a Stream somewhere still holds on: one last try at what is unsent, and no more.
 void Socket::end_with_loop() {
     if (state_ != State::closed) {
-        if (watch_ && !loop_->forked()) drain_out();
+        if (watch_ && !loop().forked()) drain_out();
         close_descriptor();
     }
     in_.give_back(net_->pool());
-    loop_ = nullptr;
-    net_ = nullptr;
 }
 
 }  // namespace copse

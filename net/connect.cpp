@@ -41,7 +41,7 @@ Error Socket::finish_connecting(CallDeadline& deadline) {
             return itself ? Error::from_errno(ECONNREFUSED) : Error::none;
         }
         if (peer.error != Error::from_errno(ENOTCONN)) return peer.error;
-        loop_->exhausted(*watch_, PollEvent::writable);
+        loop().exhausted(*watch_, PollEvent::writable);
     }
 }
 
@@ -88,7 +88,7 @@ Result<Stream> connect(std::string_view host, uint16_t port, Duration timeout) {
 }
 
 Stream wrap(int fd) {
-    return Socket::stream(Socket::wrap(fd, false));
+    return Socket::stream(Socket::wrap(fd, Socket::Kind::stream));
 }
 
 Result<std::pair<Stream, Stream>> pair() {

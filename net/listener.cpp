@@ -47,55 +47,54 @@ size_t connections_allowed(const System& system) {
 
 }  // namespace
 
-void Socket::listen_with(const ListenOptions& options, bool unlinks) {
-    listens_ = true;
+void ListeningSocket::listen_with(const ListenOptions& options, bool unlinks) {
     unlinks_ = unlinks;
     most_connections_ =
         options.max_connections ? options.max_connections : connections_allowed(system());
 }
 
 // At the limit of connections, parks until one has ended.
-Error Socket::make_way() {
+Error ListeningSocket::make_way() {
     Error woken;
     while (state_ == State::open && most_connections_ && connections_ >= most_connections_) {
         if (woken) return woken;
-        Waiter waiter{loop_->running_thread()};
+        Waiter waiter{loop().running_thread()};
         room_.append(waiter);
-        woken = loop_->park({"a connection to end"}, &waiter);
+        woken = loop().park({"a connection to end"}, &waiter);
     }
     if (accepted_in_a_row_ < accepts_at_once) return Error::none;
     accepted_in_a_row_ = 0;
-    loop_->yield();
-    return loop_->admit();
+    loop().yield();
+    return loop().admit();
 }
 
 // Descriptors or kernel memory ran out, or nothing but failures comes: says so once, and rests until
 // a descriptor is freed.
-Error Socket::starve(int error) {
-    if (!starving_told_) loop_->report(loop_->running_thread(), Error::from_errno(error).message());
+Error ListeningSocket::starve(int error) {
+    if (!starving_told_) loop().report(loop().running_thread(), Error::from_errno(error).message());
     starving_told_ = true;
-    Waiter waiter{loop_->running_thread()};
+    Waiter waiter{loop().running_thread()};
     net_->starved.append(waiter);
-    Error woken = loop_->park({"a free descriptor", Duration::add(loop_->now(), rest_length)}, &waiter);
+    Error woken = loop().park({"a free descriptor", Duration::add(loop().now(), rest_length)}, &waiter);
     if (state_ != State::open) return Error::closed;
     if (waiter.fired) return Error::none;
-    return woken == Error::timeout ? loop_->admit() : woken;
+    return woken == Error::timeout ? loop().admit() : woken;
 }
 
-Error Socket::await_connection() {
+Error ListeningSocket::await_connection() {
     CallDeadline deadline{receive_timeout_};
-    while (!(watch_->ready & PollEvent::readable)) {
+    while (!(readable())) {
         accepted_in_a_row_ = 0;
         if (Error error = wait_ready(Direction::read, "accept", deadline)) return error;
     }
     return Error::none;
 }
 
-Result<Stream> Socket::accept() {
+Result<Stream> ListeningSocket::accept() {
     if (Error error = begin_call()) return {{}, error};
     Hold hold{*this};
     // Whoever is there may be on the way out: the acceptor of a removed server.
-    if (receiving_) loop_->yield();
+    if (receiving_) loop().yield();
     if (receiving_) return {{}, Error::busy};
     Within mark{receiving_};
     for (int failures = 0;;) {
@@ -118,11 +117,11 @@ Result<Stream> Socket::accept() {
             failed = made.error.code();
         }
         if (failed == EAGAIN || failed == EWOULDBLOCK) {
-            loop_->exhausted(*watch_, PollEvent::readable);
+            loop().exhausted(*watch_, PollEvent::readable);
         } else if (is_exhaustion(failed)) {
             if ((error = starve(failed))) return {{}, error};
         } else if (fd < 0 && belongs_to_the_peer(failed)) {
-            if (++failures % failures_at_once) loop_->pace();
+            if (++failures % failures_at_once) loop().pace();
             else if ((error = starve(failed))) return {{}, error};
         } else {
             return {{}, Error::from_errno(failed)};
@@ -130,14 +129,21 @@ Result<Stream> Socket::accept() {
     }
 }
 
+void ListeningSocket::one_less() {
+    if (connections_) --connections_;
+    if (!net_->ended()) wake_acceptors();
+}
+
+void ListeningSocket::wake_acceptors() { loop().fire_all(room_); }
+
 // Listener ----------------------------------------------------------------------------------------
 
 namespace {
 
 // The socket of a listener in use, on the OS thread that may use it.
-Socket* my_listener(Socket* socket) {
+ListeningSocket* my_listener(Socket* socket) {
     if (socket) check(socket->belongs_here(), "a listener used on the OS thread of its loop");
-    return socket;
+    return static_cast<ListeningSocket*>(socket);
 }
 
 }  // namespace
@@ -164,13 +170,13 @@ Result<Listener> bind(const Address& address, ListenOptions options) {
     if (!failed) failed = system.listen(system, fd, options.backlog);
     Result<Socket*> made{};
     if (failed) system.close(system, fd);
-    else made = Socket::adopt(fd, 0);
+    else made = Socket::adopt(fd, 0, Socket::Kind::listening);
     if (failed || !made) {
         if (unix_path && bound && address.host().text[0] != '@')
             system.unlink(system, address.host().c_str());
         return {{}, failed ? Error::from_errno(-failed) : made.error};
     }
-    made.value->listen_with(options, unix_path);
+    static_cast<ListeningSocket*>(*made)->listen_with(options, unix_path);
     return {Socket::listener(made.value), {}};
 }
 
@@ -182,8 +188,9 @@ Result<Listener> bind(std::string_view host, uint16_t port, ListenOptions option
     return bind(*address, options);
 }
 
-Listener::Listener(int fd, ListenOptions options) : socket_{Socket::wrap(fd, true)} {
-    if (socket_) socket_->listen_with(options, false);
+Listener::Listener(int fd, ListenOptions options)
+    : socket_{Socket::wrap(fd, Socket::Kind::listening)} {
+    if (socket_) my_listener(socket_)->listen_with(options, false);
 }
 Listener::Listener(Listener&& other) noexcept : socket_{other.socket_} { other.socket_ = nullptr; }
 Listener& Listener::operator=(Listener&& other) noexcept {
@@ -198,14 +205,14 @@ Listener::~Listener() {
 
 Result<Stream> Listener::accept() {
     if (!my_listener(socket_)) return {{}, Error::closed};
-    return socket_->accept();
+    return my_listener(socket_)->accept();
 }
 Result<Address> Listener::address() const {
     if (!my_listener(socket_)) return {{}, Error::closed};
     return socket_->own_name();
 }
 Error Listener::close() { return my_listener(socket_) ? socket_->close() : Error::none; }
-size_t Listener::connections() const { return my_listener(socket_) ? socket_->connections() : 0; }
+size_t Listener::connections() const { return socket_ ? my_listener(socket_)->connections() : 0; }
 Error Listener::setoption(Option option, int value) {
     return my_listener(socket_) ? socket_->setoption(option, value) : Error::closed;
 }

@@ -7,6 +7,11 @@
 
 namespace copse {
 
+namespace {
+// Sockets for which memory is taken at once.
+constexpr size_t rooms_at_once = 32;
+}  // namespace
+
 Result<Net*> Net::obtain() {
     Result<Loop*> loop = Loop::obtain();
     if (!loop) return {nullptr, loop.error};
@@ -14,6 +19,7 @@ Result<Net*> Net::obtain() {
     void* room = loop.value->allocate(sizeof(Net));
     if (!room) return {nullptr, Error::no_memory};
     auto* net = ::new (room) Net(*loop.value);
+    net->drain = drain_socket;
     net->end = end_with_loop;
     net->first_broken = first_broken_invariant;
     loop.value->part = net;
@@ -36,37 +42,73 @@ Result<Address> Net::find(std::string_view host, uint16_t port) {
     return {found, {}};
 }
 
-void* Net::take_room() {
+void* Net::take_room(size_t size) {
+    void* room = size == sizeof(Socket) ? take_socket_room() : loop_->allocate(size);
+    rooms_taken_ += room != nullptr;
+    return room;
+}
+
+void* Net::take_socket_room() {
     if (void* room = free_rooms_) {
         free_rooms_ = *static_cast<void**>(room);
         return room;
     }
-    return loop_->allocate(sizeof(Socket));
+    if (!new_rooms_left_) {
+        constexpr size_t size = sizeof(Slab) + rooms_at_once * sizeof(Socket);
+        static_assert(sizeof(Slab) % alignof(Socket) == 0);
+        void* memory = loop_->allocate(size);
+        if (!memory) return nullptr;
+        slabs_ = ::new (memory) Slab{slabs_, size};
+        new_rooms_ = static_cast<char*>(memory) + sizeof(Slab);
+        new_rooms_left_ = rooms_at_once;
+    }
+    void* room = new_rooms_;
+    new_rooms_ += sizeof(Socket);
+    --new_rooms_left_;
+    return room;
 }
 
-void Net::give_room(void* room) {
-    *static_cast<void**>(room) = free_rooms_;
-    free_rooms_ = room;
+void Net::give_room(void* room, size_t size) {
+    if (size == sizeof(Socket)) {
+        *static_cast<void**>(room) = free_rooms_;
+        free_rooms_ = room;
+    } else {
+        system_->release(*system_, room, size);
+    }
+    --rooms_taken_;
+    if (ended()) release_if_last();
+}
+
+void Net::release_if_last() {
+    if (rooms_taken_) return;
+    const System& system = *system_;
+    while (Slab* slab = slabs_) {
+        slabs_ = slab->previous;
+        system.release(system, slab, slab->size);
+    }
+    this->~Net();
+    system.release(system, this, sizeof(Net));
 }
 
 void Net::add(Socket& socket) {
-    socket.next_socket = first_;
-    socket.previous_socket = nullptr;
-    if (first_) first_->previous_socket = &socket;
+    socket.next_ = first_;
+    if (first_) first_->previous_ = &socket;
     first_ = &socket;
 }
 
 void Net::remove(Socket& socket) {
-    if (socket.next_socket) socket.next_socket->previous_socket = socket.previous_socket;
-    if (socket.previous_socket) socket.previous_socket->next_socket = socket.next_socket;
-    else first_ = socket.next_socket;
+    if (socket.next_) socket.next_->previous_ = socket.previous_;
+    if (socket.previous_) socket.previous_->next_ = socket.next_;
+    else first_ = socket.next_;
 }
+
+void Net::drain_socket(Drainable& item) { static_cast<Socket&>(item).drain_out(); }
 
 // I8, I10: what is buffered is counted, and somebody will send it; who is closed holds nothing.
 const char* Net::first_broken_invariant(LoopPart& part) {
     auto& net = static_cast<Net&>(part);
     size_t unsent = 0;
-    for (Socket* socket = net.first_; socket; socket = socket->next_socket) {
+    for (Socket* socket = net.first_; socket; socket = socket->next_) {
         unsent += socket->out_.size();
         Watch* watch = socket->watch_;
         if (!socket->out_.empty() && !socket->queued && !(watch && watch->on_writable))
@@ -85,13 +127,10 @@ void Net::end_with_loop(LoopPart& part) {
         net.remove(*socket);
         socket->end_with_loop();
     }
-    while (void* room = net.free_rooms_) {
-        net.free_rooms_ = *static_cast<void**>(room);
-        loop.release(room, sizeof(Socket));
-    }
+    net.pool_.close();
     loop.part = nullptr;
-    net.~Net();
-    loop.release(&net, sizeof(Net));
+    net.loop_ = nullptr;
+    net.release_if_last();
 }
 
 }  // namespace copse

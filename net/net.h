@@ -10,25 +10,25 @@ namespace copse {
 
 class Socket;
 
-// Membership in the loop's list of sockets.
-struct SocketLink {
-    Socket* next_socket = nullptr;
-    Socket* previous_socket = nullptr;
-};
-
+// Outlives the loop for as long as a Socket does, which a Stream somewhere still holds.
 class Net : public LoopPart {
   public:
     // Of this OS thread's loop; made now if need be.
     static Result<Net*> obtain();
 
     Loop& loop() { return *loop_; }
+    bool ended() const { return !loop_; }
+    bool belongs_here() const { return !loop_ || loop_ == Loop::current(); }
+    const System& system() const { return *system_; }
     BufferPool& pool() { return pool_; }
 
     // What a host's name or literal address stands for, with a port; not_found.
     Result<Address> find(std::string_view host, uint16_t port);
 
-    void* take_room();           // for a Socket; null: no memory
-    void give_room(void* room);
+    // For a Socket, or one of a larger kind; null: no memory. The last one given back after the loop's
+    // end takes the Net with it.
+    void* take_room(size_t size);
+    void give_room(void* room, size_t size);
 
     void add(Socket&);
     void remove(Socket&);
@@ -39,14 +39,26 @@ class Net : public LoopPart {
     size_t lingering = 0;        // sockets that are closing
 
   private:
-    explicit Net(Loop& loop) : loop_{&loop}, pool_{loop} {}
+    explicit Net(Loop& loop) : loop_{&loop}, system_{&loop.system()}, pool_{loop} {}
+    struct Slab {
+        Slab* previous;
+        size_t size;
+    };
+    void* take_socket_room();
+    static void drain_socket(Drainable&);
     static void end_with_loop(LoopPart&);
+    void release_if_last();
     static const char* first_broken_invariant(LoopPart&);
 
-    Loop* loop_;
+    Loop* loop_;  // null: it has ended
+    const System* system_;
     BufferPool pool_;
     Socket* first_ = nullptr;
-    void* free_rooms_ = nullptr;  // linked through their first word
+    size_t rooms_taken_ = 0;
+    void* free_rooms_ = nullptr;  // that were given back, linked through their first word
+    char* new_rooms_ = nullptr;   // of the newest slab, never taken yet
+    size_t new_rooms_left_ = 0;
+    Slab* slabs_ = nullptr;
 };
 
 }  // namespace copse

@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string.h>
 
 namespace copse {
 
@@ -113,7 +114,7 @@ Result<Address> Socket::peer_name() {
 }
 
 Result<Address> Socket::own_name() {
-    if (fd_ < 0) return {{}, refused_ ? refused_ : Error::closed};
+    if (fd_ < 0) return {{}, unusable()};
     Address address;
     socklen_t size = Address::capacity;
     int failed = system().get_socket_name(system(), fd_, address.raw(), &size);
@@ -127,17 +128,42 @@ Stats Socket::stats() const {
     return {received_, sent_, Duration::nanoseconds(now - made_)};
 }
 
-void Socket::settimeouts(Duration connect, Duration send, Duration receive) {
+void Socket::settimeouts(Duration send, Duration receive) {
     auto whole = [](Duration d) { return d < Duration{} ? INT64_MAX : d.count(); };
-    connect_timeout_ = whole(connect);
     send_timeout_ = whole(send);
     receive_timeout_ = whole(receive);
 }
 
 void Socket::setlimit(size_t receive_bytes, size_t send_bytes) {
     // One past the limit is looked at; so the largest means none.
-    if (receive_bytes) line_limit_ = all_limit_ = receive_bytes < SIZE_MAX / 4 ? receive_bytes : SIZE_MAX / 4;
+    if (receive_bytes) receive_limit_ = receive_bytes < SIZE_MAX / 4 ? receive_bytes : SIZE_MAX / 4;
     if (send_bytes) send_limit_ = send_bytes < SIZE_MAX / 4 ? send_bytes : SIZE_MAX / 4;
+}
+
+Socket::Name* Socket::room_for_name() {
+    if (!name_ && !net_->ended()) name_ = static_cast<Name*>(loop().allocate(sizeof(Name)));
+    return name_;
+}
+
+Error Socket::setname(const char* name) {
+    bool nameless = !name || !*name;
+    if (!nameless && !room_for_name()) return Error::no_memory;
+    if (name_) copy_name(name_->text, name);
+    number_ = 0;
+    return Error::none;
+}
+
+const char* Socket::name() {
+    if (!name_ && number_ && room_for_name()) {
+        // What must be cut is cut off the listener's.
+        Text<24> tail;
+        tail.add(":client_").add(number_);
+        const char* listener = parent_->name();
+        Text<sizeof name_->text> whole;
+        whole.add(listener, strnlen(listener, sizeof name_->text - 1 - tail.size()));
+        copy_name(name_->text, whole.add(tail.c_str()).c_str());
+    }
+    return name_ ? name_->text : "";
 }
 
 }  // namespace copse

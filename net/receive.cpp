@@ -73,11 +73,13 @@ ssize_t Socket::receive_into(char* out, size_t size) {
     if (system().choose && size > 1)
         asked -= system().choose(system(), Choice::bytes, uint32_t(size));
     ssize_t got = system().receive(system(), fd_, out, asked);
-    if (got == -EAGAIN || got == -EWOULDBLOCK) loop_->exhausted(*watch_, PollEvent::readable);
-    if (got <= 0) return got;
+    if (got <= 0) {
+        if (got == -EAGAIN || got == -EWOULDBLOCK) loop().exhausted(*watch_, PollEvent::readable);
+        return got;
+    }
     received_ += size_t(got);
     if (size_t(got) < asked && is_socket_ && !(watch_->ready & PollEvent::hangup))
-        loop_->exhausted(*watch_, PollEvent::readable);
+        loop().exhausted(*watch_, PollEvent::readable);
     return got;
 }
 
@@ -94,23 +96,29 @@ Error Socket::failed_receive(ssize_t result) {
 // Parks until the direction may be ready, which the caller has found it is not. A call that is past
 // its deadline does not wait again, whatever may still come.
 Error Socket::wait_ready(Direction direction, const char* what, CallDeadline& deadline) {
-    Error error = loop_->admit();
-    if (!error && deadline.passed(*loop_)) error = Error::timeout;
-    if (!error) error = loop_->wait_ready(*watch_, direction, {what, deadline.at(*loop_)});
+    Error error = Error::none;
+    if (deadline.passed(loop())) [[unlikely]] {
+        error = loop().admit();
+        if (!error) error = Error::timeout;
+    } else {
+        error = loop().wait_ready(*watch_, direction, {what, deadline.at(loop())});
+    }
     return state_ == State::open ? error : Error::closed;
 }
 
 // Parks until the descriptor may be read; an idle stream owns no buffer meanwhile. What woke the
 // thread is read whatever the time: a deadline that has passed ends the call before the next read.
 Error Socket::await_input(CallDeadline& deadline) {
-    loop_->pace();
-    if (state_ != State::open) return Error::closed;
-    if (end_of_input_) return input_error_;
-    bool late = deadline.passed(*loop_);
-    while (late || !(watch_->ready & PollEvent::readable)) {
+    if (readable() || end_of_input_) {
+        loop().pace();
+        if (state_ != State::open) return Error::closed;
+        if (end_of_input_) return input_error_;
+        if (!deadline.passed(loop())) return Error::none;
+    }
+    do {
         if (in_.empty()) in_.give_back(net_->pool());
         if (Error error = wait_ready(Direction::read, "receive", deadline)) return error;
-    }
+    } while (!readable());
     return Error::none;
 }
 
@@ -120,13 +128,14 @@ Error Socket::fill(CallDeadline& deadline) {
     for (;;) {
         if (Error error = await_input(deadline)) return error;
         in_.rewind();
-        if (in_.room_size() < read_size_ / 2 && !in_.make_room(net_->pool(), read_size_))
+        size_t worth = first_read_size << read_doublings_;
+        if (in_.room_size() < worth / 2 && !in_.make_room(net_->pool(), worth))
             return Error::no_memory;
         size_t room = in_.room_size();
         ssize_t got = receive_into(in_.room(), room);
         if (got > 0) {
             in_.grew(size_t(got));
-            if (size_t(got) == room && read_size_ < largest_read_size) read_size_ *= 2;
+            if (size_t(got) == room && worth < largest_read_size) ++read_doublings_;
             return Error::none;
         }
         if (Error error = failed_receive(got)) return error;
@@ -151,11 +160,14 @@ Result<std::string_view> Socket::receive_available(size_t at_most) {
     return {{bytes, size}, size < at_most ? Error::timeout : Error::none};
 }
 
+size_t Socket::limit_of(Pattern pattern) const {
+    if (receive_limit_) return receive_limit_;
+    return pattern.kind() == Pattern::Kind::line ? default_line_limit : default_all_limit;
+}
+
 Result<std::string_view> Socket::receive(Pattern pattern, std::string_view prefix, bool partial) {
     if (!pattern.valid()) return {prefix, Error::invalid};
     bool counts = pattern.kind() == Pattern::Kind::count;
-    if (partial && counts && prefix.empty() && pattern.count())
-        return receive_available(pattern.count());
     if (counts && prefix.size() >= pattern.count() && !prefix.empty()) return {prefix, {}};
     if (Error error = begin_call()) return {prefix, error};
     if (receiving_) return {prefix, Error::busy};
@@ -163,8 +175,7 @@ Result<std::string_view> Socket::receive(Pattern pattern, std::string_view prefi
     Within mark{receiving_};
     if (!in_.put_back(net_->pool(), prefix)) return {prefix, Error::no_memory};
 
-    size_t limit = pattern.kind() == Pattern::Kind::line ? line_limit_ : all_limit_;
-    Framing framing{pattern, prefix.size(), limit};
+    Framing framing{pattern, prefix.size(), limit_of(pattern)};
     CallDeadline deadline{receive_timeout_};
     // receive(0) waits for a byte and leaves it where it is.
     bool looks = counts && pattern.count() == 0;

@@ -24,27 +24,55 @@ Error Socket::take_error() {
     return broken_;
 }
 
+// What a call would be told for which the buffer may do.
+Error Socket::sendable() {
+    if (Error error = usable()) return error;
+    if (broken_) return take_error();
+    if (send_ended_) return Error::closed;
+    return sending_ ? Error::busy : Error::none;
+}
+
+// Whether the buffer has room for so many more bytes, below the mark.
+inline bool Socket::takes(size_t size) {
+    bool fits = out_.size() + size <= send_limit_ && !loop().oddly();
+    return fits && out_.make_room(net_->pool(), size);
+}
+
+inline void Socket::buffer(std::string_view bytes) {
+    memcpy(out_.room(), bytes.data(), bytes.size());
+    out_.grew(bytes.size());
+}
+
+inline void Socket::queue_to_send(size_t more) {
+    loop().count_unsent(ptrdiff_t(more));
+    loop().queue(*this);
+}
+
+Result<size_t> Socket::send(std::string_view data) {
+    if (Error error = sendable()) return {0, error};
+    if (data.empty()) return {0, {}};
+    if (!takes(data.size())) return send_through(&data, 1);
+    buffer(data);
+    queue_to_send(data.size());
+    return {data.size(), {}};
+}
+
 Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
-    if (Error error = usable()) return {0, error};
-    if (broken_) return {0, take_error()};
-    if (send_ended_) return {0, Error::closed};
-    if (sending_) return {0, Error::busy};
-    size_t size = count == 1 ? pieces->size() : total(pieces, count);
-    bool fits = out_.size() + size <= send_limit_ && !loop_->oddly();
-    if (!fits || !out_.make_room(net_->pool(), size)) return send_through(pieces, count);
-    for (size_t i = 0; i < count; ++i) out_.append(net_->pool(), pieces[i]);
-    if (size) {
-        loop_->count_unsent(ptrdiff_t(size));
-        loop_->queue(*this);
-    }
+    if (Error error = sendable()) return {0, error};
+    size_t size = total(pieces, count);
+    if (!size) return {0, {}};
+    if (!takes(size)) return send_through(pieces, count);
+    for (size_t i = 0; i < count; ++i)
+        if (!pieces[i].empty()) buffer(pieces[i]);
+    queue_to_send(size);
     return {size, {}};
 }
 
 // Past the mark: what is buffered and the caller's bytes go to the kernel together, and the thread
 // parks until the rest fits below the mark.
 Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count) {
-    if (loop_->running_thread())
-        if (Error error = loop_->admit()) return {0, error};
+    if (loop().running_thread())
+        if (Error error = loop().admit()) return {0, error};
     size_t size = total(pieces, count);
     size_t given = 0;  // of the caller's bytes
     CallDeadline deadline{send_timeout_};
@@ -53,18 +81,19 @@ Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count
     for (;;) {
         if (state_ != State::open) return {given, Error::closed};
         if (broken_) return {given, take_error()};
-        if (watch_->ready & PollEvent::writable) {
+        if (writable()) {
             size_t buffered = out_.size();
             ssize_t wrote = write(pieces, count, given);
             if (wrote > 0 && size_t(wrote) > buffered) given += size_t(wrote) - buffered;
-            loop_->pace();
+            loop().pace();
             if (broken_ || state_ != State::open) continue;
         }
         size_t rest = size - given;
         if (rest == 0) return {given, {}};
         if (out_.size() + rest <= send_limit_ && out_.make_room(net_->pool(), rest)) break;
-        if (watch_->ready & PollEvent::writable) continue;
-        Error error = wait_ready(Direction::write, "send", deadline);
+        if (writable()) continue;
+        Error error = loop().admit();
+        if (!error) error = wait_ready(Direction::write, "send", deadline);
         if (error && !broken_) return {given, error};
     }
     size_t skip = given;
@@ -74,8 +103,7 @@ Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count
         skip -= skipped;
         out_.append(net_->pool(), part(piece, skipped, piece.size() - skipped));
     }
-    loop_->count_unsent(ptrdiff_t(size - given));
-    loop_->queue(*this);
+    queue_to_send(size - given);
     return {size, {}};
 }
 
@@ -108,7 +136,7 @@ ssize_t Socket::write(const std::string_view* pieces, size_t count, size_t skip)
         return wrote;
     }
     if (wrote < 0) wrote = 0;
-    if (size_t(wrote) < offered) loop_->exhausted(*watch_, PollEvent::writable);
+    if (size_t(wrote) < offered) loop().exhausted(*watch_, PollEvent::writable);
     took(size_t(wrote));
     return wrote;
 }
@@ -118,11 +146,11 @@ void Socket::took(size_t bytes) {
     sent_ += bytes;
     size_t buffered = bytes < out_.size() ? bytes : out_.size();
     out_.take(buffered);
-    loop_->count_unsent(-ptrdiff_t(buffered));
+    loop().count_unsent(-ptrdiff_t(buffered));
     watch_->on_writable = out_.empty() ? nullptr : static_cast<Drainable*>(this);
     if (!out_.empty()) return;
     out_.give_back(net_->pool());
-    loop_->fire_all(flushers_);
+    loop().fire_all(flushers_);
     if (send_ended_) end_sending();
 }
 
@@ -132,12 +160,12 @@ void Socket::break_off(Error error) {
     broken_untold_ = true;
     lose_unsent();
     if (watch_) watch_->on_writable = nullptr;
-    loop_->fire_all(flushers_);
+    loop().fire_all(flushers_);
 }
 
 void Socket::lose_unsent() {
-    loop_->count_lost(out_.size());
-    loop_->count_unsent(-ptrdiff_t(out_.size()));
+    loop().count_lost(out_.size());
+    loop().count_unsent(-ptrdiff_t(out_.size()));
     out_.take(out_.size());
     out_.give_back(net_->pool());
 }
@@ -145,7 +173,7 @@ void Socket::lose_unsent() {
 // At the end of the turn, on the loop's stack. Where the kernel takes no more, the watch queues the
 // socket again as soon as it will.
 void Socket::drain_out() {
-    while (!out_.empty() && (watch_->ready & PollEvent::writable))
+    while (!out_.empty() && writable())
         if (write(nullptr, 0, 0) < 0) return;
     if (!out_.empty()) watch_->on_writable = this;
 }
@@ -160,9 +188,9 @@ Error Socket::flush() {
         if (broken_) return take_error();
         if (out_.empty()) return Error::none;
         if (woken) return woken;
-        Waiter waiter{loop_->running_thread()};
+        Waiter waiter{loop().running_thread()};
         flushers_.append(waiter);
-        woken = loop_->park({"flush", deadline.at(*loop_)}, &waiter);
+        woken = loop().park({"flush", deadline.at(loop())}, &waiter);
     }
 }
 

@@ -25,11 +25,11 @@ struct ServerBlock {
 
 namespace {
 
-// "<server>:client_7" in a name's 31 bytes: what must be cut is cut off the server's.
+// "<server>:handler_7" in a name's 31 bytes: what must be cut is cut off the server's.
 using Name = Text<32>;
-Name name_of(const ServerBlock& server, const char* role) {
-    Text<24> tail;
-    tail.add(":").add(role).add("_").add(server.accepted);
+Name name_of_handler(const ServerBlock& server) {
+    Text<32> tail;
+    tail.add(":handler_").add(server.accepted);
     size_t room = 31 - tail.size();
     Name name;
     name.add(server.name, strnlen(server.name, room)).add(tail.c_str());
@@ -41,9 +41,9 @@ constexpr int64_t memory_rest = 100'000'000;
 
 void serve(ServerBlock& server, Stream&& stream) {
     ++server.accepted;
-    stream.setname(name_of(server, "client").c_str());
+    Socket::of(stream)->setnumber(uint32_t(server.accepted));
     if (server.timeout != never) stream.settimeouts(never, server.timeout, server.timeout);
-    Name name = name_of(server, "handler");
+    Name name = name_of_handler(server);
     void* handler = detail::handler_room(server);
     Error error = server.type.begin(server, handler, std::move(stream), name.c_str());
     if (!error) return;
@@ -64,6 +64,13 @@ void accept_connections(ServerBlock& server) {
     }
     // Canceled together with everybody else: nobody will accept here any more.
     if (!server.removed) (void)server.listener.close();
+}
+
+void release(ServerBlock& server) {
+    const System& system = *server.system;
+    size_t size = server.size;
+    server.~ServerBlock();
+    system.release(system, &server, size);
 }
 
 size_t room_offset(const detail::HandlerType& type) {
@@ -89,7 +96,10 @@ Result<ServerBlock*> make_server(Listener&& listener, const HandlerType& type, D
                                            timeout < Duration{} ? never : timeout, size, {}};
     Result<Address> address = block->listener.address();
     copy_name(block->name, name && *name ? name : address->format().c_str());
-    return {block, {}};
+    Error error = socket->setname(block->name);
+    if (!error) return {block, {}};
+    release(*block);
+    return {nullptr, error};
 }
 
 void* handler_room(ServerBlock& server) {
@@ -117,10 +127,7 @@ void hold_server(ServerBlock& server) { ++server.references; }
 void drop_server(ServerBlock& server) {
     if (--server.references) return;
     if (server.handler_made) server.type.destroy(handler_room(server));
-    const System& system = *server.system;
-    size_t size = server.size;
-    server.~ServerBlock();
-    system.release(system, &server, size);
+    release(server);
 }
 
 }  // namespace detail

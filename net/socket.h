@@ -56,14 +56,18 @@ class Within {
     bool& flag_;
 };
 
-class Socket : Drainable, public SocketLink {
+class ListeningSocket;
+
+class Socket : Drainable {
   public:
+    enum class Kind : uint8_t { stream, listening };
+
     // Takes the descriptor over, whatever happens: on error it is closed. ready: what to believe of
     // it until the poller speaks.
-    static Result<Socket*> adopt(int fd, uint32_t ready);
+    static Result<Socket*> adopt(int fd, uint32_t ready, Kind = Kind::stream);
     // The same for a descriptor from outside; what is wrong with it is kept and returned by every
     // call. null: no memory.
-    static Socket* wrap(int fd, bool listens);
+    static Socket* wrap(int fd, Kind);
     static Stream stream(Socket* socket) { return Stream{socket}; }
     static Listener listener(Socket* socket) { return Listener{socket}; }
     static Socket* of(const Stream& stream) { return stream.socket_; }
@@ -83,19 +87,20 @@ class Socket : Drainable, public SocketLink {
     void release();
     // What every call on it would be told.
     Error usable() const {
-        if (refused_) [[unlikely]] return refused_;
-        if (state_ != State::open) [[unlikely]] return Error::closed;
-        return loop_->forked() ? Error::forked : Error::none;
+        if (state_ != State::open) [[unlikely]] return unusable();
+        return loop().forked() ? Error::forked : Error::none;
     }
     // The Stream or Listener is gone: closes, and lets go of its reference.
     void abandon();
 
     // receive.cpp
+    Result<std::string_view> receive_available(size_t at_most);
     Result<std::string_view> receive(Pattern, std::string_view prefix, bool partial);
     Result<std::span<char>> receive_all(std::span<char>);
     Result<std::span<char>> receive_some(std::span<char>);
 
     // send.cpp
+    Result<size_t> send(std::string_view data);
     Result<size_t> send(const std::string_view* pieces, size_t count);
     Error flush();
     Error shutdown(How);
@@ -105,10 +110,6 @@ class Socket : Drainable, public SocketLink {
     Error reset();
     void end_with_loop();
 
-    // listener.cpp
-    Result<Stream> accept();
-    size_t connections() const { return connections_; }
-
     // options.cpp
     static void set_nodelay(const System&, int fd);
     Error setoption(Option, int);
@@ -117,47 +118,66 @@ class Socket : Drainable, public SocketLink {
     Result<Address> peer_name();
     Result<Address> own_name();
 
-    int fd() const { return state_ == State::open ? fd_ : -1; }
-    bool belongs_here() const { return !loop_ || loop_ == Loop::current(); }
+    int fd() const { return state_ == State::open || state_ == State::refused ? fd_ : -1; }
+    bool belongs_here() const { return net_->belongs_here(); }
     bool dirty() const { return state_ == State::open && !in_.empty(); }
     Stats stats() const;
-    void settimeouts(Duration connect, Duration send, Duration receive);
+    void settimeouts(Duration send, Duration receive);
     void setlimit(size_t receive_bytes, size_t send_bytes);
-    void setname(const char* name) { copy_name(name_, name); }
-    const char* name() const { return name_; }
+    // no_memory: it keeps the name it had.
+    Error setname(const char* name);
+    // "" for none. A connection that was given a number is "<its listener>:client_<number>".
+    const char* name();
+    void setnumber(uint32_t number) { number_ = number; }
 
-    Loop& loop() { return *loop_; }
-    Watch* watch() { return watch_; }
-    void listen_with(const ListenOptions&, bool unlinks);
+    Loop& loop() const { return net_->loop(); }
     Error finish_connecting(CallDeadline&);
 
     // Parks until the direction may be ready.
     Error wait_ready(Direction, const char* what, CallDeadline&);
 
-  private:
+  protected:
     friend class Net;
+    friend class ListeningSocket;
 
     enum class State : uint8_t {
         open,
+        refused,  // wrap() of what cannot be used as it was meant to; broken_ says why
         closing,  // its user has let go; a thread of the library's writes and drains the rest
         closed,   // no descriptor any more
     };
 
-    Socket(Loop& loop, Net& net, int fd);
+    Socket(Net& net, int fd, Kind);
+    static Result<Socket*> make(int fd, Kind);
+    void refuse(Error reason);
 
-    const System& system() const { return *system_; }
+    const System& system() const { return net_->system(); }
+    struct Name {
+        char text[32];
+    };
+    Name* room_for_name();
+    size_t size() const;  // of the whole object, whichever kind it is
+    ListeningSocket* as_listening();
+
+    Error unusable() const { return state_ == State::refused ? broken_ : Error::closed; }
     // Whether a call that may park may begin.
     Error begin_call() {
-        if (Error error = usable()) return error;
-        return loop_->admit();
+        if (state_ != State::open) [[unlikely]] return unusable();
+        return loop().admit();
     }
+    bool readable() const { return watch_->ready & PollEvent::readable; }
+    bool writable() const { return watch_->ready & PollEvent::writable; }
+    size_t limit_of(Pattern) const;
     Error await_input(CallDeadline&);
     Error fill(CallDeadline&);
     size_t take_buffered(std::span<char>);
     ssize_t receive_into(char* out, size_t size);
     Error failed_receive(ssize_t result);
 
-    Result<std::string_view> receive_available(size_t at_most);
+    Error sendable();
+    bool takes(size_t size);
+    void buffer(std::string_view bytes);
+    void queue_to_send(size_t more);
     Result<size_t> send_through(const std::string_view* pieces, size_t count);
     ssize_t write(const std::string_view* pieces, size_t count, size_t skip);
     void drain_out();
@@ -167,6 +187,7 @@ class Socket : Drainable, public SocketLink {
     void end_sending();
 
     void let_go();
+    void wake_everybody();
     bool settled(size_t most_to_discard) const;
     void discard_input(size_t& most);
     void linger();
@@ -174,55 +195,40 @@ class Socket : Drainable, public SocketLink {
     void lose_unsent();
     void destroy();
 
-    Error make_way();
-    Error await_connection();
-    Error starve(int error);
-
-    Loop* loop_;
-    Net* net_;
-    const System* system_;  // outlives the loop
-    Watch* watch_ = nullptr;
-    int fd_;
-    int references_ = 1;
+    // What an exchange of messages touches comes first. Ten thousand idle ones should be cheap, so
+    // what only a listener has is in ListeningSocket, and a name is made when one is asked for.
     State state_ = State::open;
+    Kind kind_;
     bool abandoned_ = false;      // by its Stream or Listener
     bool end_of_input_ = false;   // the peer will send no more
     bool receiving_ = false;      // a thread is within receive
     bool sending_ = false;        // a thread is within a send that may park
-    bool broken_untold_ = false;  // broken_ has not been returned by any call
     bool send_ended_ = false;     // shutdown(send) was asked for
-    bool end_sent_ = false;       // and done
-    bool is_socket_ = true;
-    bool listens_ = false;
-    bool unlinks_ = false;        // a UNIX listener that made its path
-    bool starving_told_ = false;  // the error handler knows that descriptors ran out
-    Error input_error_;           // what receive says once the input has ended
-    Error broken_;                // why nothing can be sent any more
-    Error refused_;               // wrap() of what cannot be a stream
-
+    int fd_;
+    int references_ = 1;
+    Net* net_;
+    Watch* watch_ = nullptr;
     Buffer in_;
     Buffer out_;
-    size_t read_size_ = first_read_size;
-    WaitList flushers_;
-    int64_t connect_timeout_ = INT64_MAX;
-    int64_t send_timeout_ = INT64_MAX;
+    Error broken_;                // why nothing can be sent any more; of a refused one, why it is
+    Error input_error_;           // what receive says once the input has ended
+    bool broken_untold_ = false;  // broken_ has not been returned by any call
+    bool end_sent_ = false;       // our end of the stream has been told to the peer
+    bool is_socket_ = true;
+    uint8_t read_doublings_ = 0;  // of the size of a read
+    uint32_t number_ = 0;         // of a server's connection
     int64_t receive_timeout_ = INT64_MAX;
-    size_t line_limit_ = default_line_limit;
-    size_t all_limit_ = default_all_limit;
+    int64_t send_timeout_ = INT64_MAX;
     size_t send_limit_ = default_send_limit;
-
+    size_t receive_limit_ = 0;    // 0: each pattern's own
     uint64_t received_ = 0;
     uint64_t sent_ = 0;
-    int64_t made_ = 0;
-
-    // Of a listener.
-    size_t connections_ = 0;
-    size_t most_connections_ = 0;
-    uint32_t accepted_in_a_row_ = 0;
-    WaitList room_;               // a thread in accept() that waits for a connection to end
-    Socket* parent_ = nullptr;    // of an accepted stream: its listener
-
-    char name_[32] = {};
+    WaitList flushers_;
+    int64_t made_;
+    ListeningSocket* parent_ = nullptr;  // of an accepted stream
+    Name* name_ = nullptr;
+    Socket* next_ = nullptr;             // in the Net's list
+    Socket* previous_ = nullptr;
 
   public:
     static constexpr size_t default_line_limit = 65536;
@@ -231,5 +237,40 @@ class Socket : Drainable, public SocketLink {
     static constexpr size_t first_read_size = 16384;
     static constexpr size_t largest_read_size = 65536;
 };
+static_assert(sizeof(void*) != 8 || sizeof(Socket) == 176);
+
+// ListeningSocket: what a Listener has besides.
+class ListeningSocket : public Socket {
+  public:
+    ListeningSocket(Net& net, int fd) : Socket{net, fd, Kind::listening} {}
+
+    Result<Stream> accept();
+    size_t connections() const { return connections_; }
+    void listen_with(const ListenOptions&, bool unlinks);
+
+    // A connection of its has been closed.
+    void one_less();
+    void wake_acceptors();
+    bool unlinks() const { return unlinks_; }
+
+  private:
+    Error make_way();
+    Error await_connection();
+    Error starve(int error);
+
+    size_t connections_ = 0;
+    size_t most_connections_ = 0;
+    uint32_t accepted_in_a_row_ = 0;
+    bool unlinks_ = false;        // a UNIX listener that made its path
+    bool starving_told_ = false;  // the error handler knows that descriptors ran out
+    WaitList room_;               // threads in accept() that wait for a connection to end
+};
+
+inline size_t Socket::size() const {
+    return kind_ == Kind::listening ? sizeof(ListeningSocket) : sizeof(Socket);
+}
+inline ListeningSocket* Socket::as_listening() {
+    return kind_ == Kind::listening ? static_cast<ListeningSocket*>(this) : nullptr;
+}
 
 }  // namespace copse

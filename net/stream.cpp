@@ -34,6 +34,8 @@ Result<std::string_view> Stream::receive(Pattern pattern, std::string_view prefi
 
 Result<std::string_view> Stream::receivepartial(Pattern pattern, std::string_view prefix) {
     if (!mine(socket_)) return {prefix, Error::closed};
+    if (pattern.kind() == Pattern::Kind::count && pattern.count() && prefix.empty())
+        return socket_->receive_available(pattern.count());
     return socket_->receive(pattern, prefix, true);
 }
 
@@ -49,7 +51,7 @@ Result<std::span<char>> Stream::receive_some(std::span<char> out) {
 
 Result<size_t> Stream::send(std::string_view data) {
     if (!mine(socket_)) return {0, Error::closed};
-    return socket_->send(&data, 1);
+    return socket_->send(data);
 }
 
 Result<size_t> Stream::send(std::span<const std::string_view> pieces) {
@@ -65,7 +67,7 @@ Result<size_t> Stream::send(std::string_view data, ptrdiff_t i, ptrdiff_t j) {
     if (j > size) j = size;
     if (!mine(socket_)) return {size_t(i - 1), Error::closed};
     std::string_view range = i <= j ? part(data, size_t(i - 1), size_t(j - i + 1)) : std::string_view{};
-    Result<size_t> sent = socket_->send(&range, 1);
+    Result<size_t> sent = socket_->send(range);
     return {size_t(i - 1) + *sent, sent.error};
 }
 
@@ -75,8 +77,8 @@ Error Stream::reset() { return mine(socket_) ? socket_->reset() : Error::closed;
 Error Stream::shutdown(How how) { return mine(socket_) ? socket_->shutdown(how) : Error::closed; }
 
 void Stream::settimeout(Duration length) { settimeouts(length, length, length); }
-void Stream::settimeouts(Duration connect, Duration send, Duration receive) {
-    if (mine(socket_)) socket_->settimeouts(connect, send, receive);
+void Stream::settimeouts(Duration, Duration send, Duration receive) {
+    if (mine(socket_)) socket_->settimeouts(send, receive);
 }
 void Stream::setlimit(size_t receive_bytes, size_t send_bytes) {
     if (mine(socket_)) socket_->setlimit(receive_bytes, send_bytes);
@@ -103,8 +105,8 @@ Result<Address> Stream::getsockname() const {
 Stats Stream::getstats() const { return mine(socket_) ? socket_->stats() : Stats{}; }
 bool Stream::dirty() const { return mine(socket_) && socket_->dirty(); }
 int Stream::getfd() const { return socket_ ? socket_->fd() : -1; }
-void Stream::setname(const char* name) {
-    if (mine(socket_)) socket_->setname(name);
+Error Stream::setname(const char* name) {
+    return mine(socket_) ? socket_->setname(name) : Error::closed;
 }
 const char* Stream::name() const { return mine(socket_) ? socket_->name() : ""; }
 

@@ -383,8 +383,8 @@ void Loop::drain() {
     while (Drainable* item = drainables_) {
         if (!(drainables_ = item->next)) last_drainable_ = &drainables_;
         item->queued = false;
-        if (item->next) warm(item->next, 5);
-        item->drain(*item);
+        if (item->next) warm(item->next, 3);
+        part->drain(*item);
     }
 }
 

@@ -36,9 +36,11 @@ namespace detail {
 void end_locals(LocalValue*& locals);
 }
 
-// What a layer above keeps per loop; end() runs when the loop is taken down, threads gone.
-// first_broken() answers for its invariants as Invariants does for the loop's.
+// What a layer above keeps per loop. drain() does a Drainable's work, on the loop's stack: it must not
+// park. end() runs when the loop is taken down, threads gone. first_broken() answers for its
+// invariants as Invariants does for the loop's.
 struct LoopPart {
+    void (*drain)(Drainable&) = nullptr;
     void (*end)(LoopPart&) = nullptr;
     const char* (*first_broken)(LoopPart&) = nullptr;
 };
@@ -108,10 +110,9 @@ class Loop {
     // Whether the running thread may wait: not_a_thread, forked, canceled (after letting others
     // run) or timeout (of an enclosing scope). Every call that parks begins with this.
     Error admit() {
-        if (running_ == &home_) [[unlikely]] return Error::not_a_thread;
-        if (forked() || running_->canceled || running_->scope_end != INT64_MAX) [[unlikely]]
-            return admit_slowly();
-        return Error::none;
+        bool plain = running_ != &home_ && !forked() && !running_->canceled &&
+                     running_->scope_end == INT64_MAX;
+        return plain ? Error::none : admit_slowly();
     }
     // Parks the running thread until something wakes it. Its waiters, already in their lists, hang
     // together by their siblings. none: a source fired; else canceled or timeout. The caller looks

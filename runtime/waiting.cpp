@@ -10,6 +10,7 @@ namespace copse {
 Error Loop::admit_slowly() {
     ThreadBlock& self = *running_;
     if (forked()) return Error::forked;
+    if (&self == &home_) return Error::not_a_thread;
     Error error = Error::none;
     if (self.canceled) {
         error = Error::canceled;

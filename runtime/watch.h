@@ -21,12 +21,11 @@
 
 namespace copse {
 
-// Something that has work for the end of the turn: bytes to write, say. Linked into the loop's list
-// at most once.
+// Something of the layer above that has work for the end of the turn: bytes to write. Linked into
+// the loop's list at most once.
 struct Drainable {
     Drainable* next = nullptr;
     bool queued = false;
-    void (*drain)(Drainable&) = nullptr;  // runs on the loop's stack; must not park
 };
 
 struct Watch {

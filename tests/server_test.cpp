@@ -574,6 +574,16 @@ TEST(without_memory_no_server_is_added_and_nothing_is_left) {
         CHECK_EQ(addserver(std::move(listener), echo).error, Error::no_memory);
         world.fault = nullptr;
         CHECK_EQ(bind(address).error, Error::none);
+        // For the server itself there is some, for its name none.
+        int left = 1;
+        Listener another = listening();
+        Address other = *another.address();
+        world.fault = [&](Call call, int) {
+            return call == Call::allocate && left-- == 0 ? ENOMEM : 0;
+        };
+        CHECK_EQ(addserver(std::move(another), echo).error, Error::no_memory);
+        world.fault = nullptr;
+        CHECK_EQ(bind(other).error, Error::none);
     });
 }
 

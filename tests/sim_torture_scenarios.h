@@ -663,8 +663,7 @@ inline void asks_about_everything(Trial& t) {
     (void)t.fine(stream.setoption(Option::linger, -1));
     (void)stream.setoption(Option::bindtodevice, "lo");
     t.ends(stream.setoption(Option::error, 1), Error::from_errno(ENOPROTOOPT), "error");
-    stream.setname("a stream");
-    t.expect(View(stream.name()) == "a stream", "its name");
+    if (t.fine(stream.setname("a stream"))) t.expect(View(stream.name()) == "a stream", "its name");
     t.expect(stream.getstats().sent == 0 && !stream.dirty(), "nothing yet");
     if (!t.fine(stream.send("ping"))) return;
     Result<View> back = stream.receive(4);

@@ -100,7 +100,7 @@ TEST(an_empty_stream_is_closed) {
     CHECK_EQ(none.getsockname().error, Error::closed);
     CHECK_EQ(none.getstats().received, 0u);
     CHECK(std::string(none.name()).empty());
-    none.setname("nobody");
+    CHECK_EQ(none.setname("nobody"), Error::closed);
     none.settimeout(1_s);
     none.setlimit(1, 1);
     CHECK(none.receive("*l", "prefix").value == "prefix");
@@ -488,6 +488,20 @@ TEST(a_name_is_copied_and_cut) {
     c.stream.setname("x");
     c.stream.setname("");
     CHECK(std::string(c.stream.name()).empty());
+}
+
+TEST(a_name_that_there_is_no_memory_for_leaves_the_one_there_was) {
+    World world;
+    Connected c;
+    world.fault = [](Call call, int) { return call == Call::allocate ? ENOMEM : 0; };
+    CHECK_EQ(c.stream.setname("nobody"), Error::no_memory);
+    CHECK(std::string(c.stream.name()).empty());
+    CHECK_EQ(c.stream.setname(""), Error::none);
+    world.fault = nullptr;
+    CHECK_EQ(c.stream.setname("somebody"), Error::none);
+    world.fault = [](Call call, int) { return call == Call::allocate ? ENOMEM : 0; };
+    CHECK_EQ(c.stream.setname("somebody else"), Error::none);
+    CHECK(std::string(c.stream.name()) == "somebody else");
 }
 
 TEST(both_ends_have_their_addresses) {

@@ -164,9 +164,11 @@ class Stream {
     COPSE_API int getfd() const;   // -1 when closed
     explicit operator bool() const { return getfd() >= 0; }
 
-    // At most 31 bytes, copied; null or "" makes it nameless.
-    COPSE_API void setname(const char*);
-    COPSE_API const char* name() const;
+    // Copied and cut at 31 bytes; null or "" makes it nameless. no_memory: it keeps the name it had.
+    // A connection of a server's is named by the first who asks for its name.
+    // Answers to copas.setsocketname and copas.getsocketname.
+    COPSE_API Error setname(const char*);
+    COPSE_API const char* name() const;  // valid until the stream's end or its next name
 
   private:
     friend class Socket;
@@ -248,7 +250,7 @@ inline void settimeout(Stream& s, Duration d) { s.settimeout(d); }
 inline void settimeouts(Stream& s, Duration connect, Duration send, Duration receive) {
     s.settimeouts(connect, send, receive);
 }
-inline void setsocketname(Stream& s, const char* name) { s.setname(name); }
+inline Error setsocketname(Stream& s, const char* name) { return s.setname(name); }
 inline const char* getsocketname(const Stream& s) { return s.name(); }
 
 }  // namespace copse
