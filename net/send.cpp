@@ -48,7 +48,8 @@ inline void Socket::queue_to_send(size_t more) {
     loop().queue(*this);
 }
 
-Result<size_t> Socket::send(std::string_view data) {
+// Flattened as receive_available() is.
+[[gnu::flatten]] Result<size_t> Socket::send(std::string_view data) {
     if (Error error = sendable()) return {0, error};
     if (data.empty()) return {0, {}};
     if (!takes(data.size())) return send_through(&data, 1);
@@ -172,7 +173,7 @@ void Socket::lose_unsent() {
 
 // At the end of the turn, on the loop's stack. Where the kernel takes no more, the watch queues the
 // socket again as soon as it will.
-void Socket::drain_out() {
+[[gnu::flatten]] void Socket::drain_out() {
     while (!out_.empty() && writable())
         if (write(nullptr, 0, 0) < 0) return;
     if (!out_.empty()) watch_->on_writable = this;

@@ -20,6 +20,9 @@ constexpr int farewell_turns = 10000;
 // closed behind our back while a duplicate of it lives goes on reporting, for ever.
 constexpr uint32_t ghosts_tolerated = 64;
 
+// So many watches and who waits for them are in the processor's caches.
+constexpr size_t watches_in_cache = 128;
+
 // Looks before sleeping: at most this many, whatever the clock says.
 constexpr int most_spins = 1000;
 }  // namespace
@@ -313,42 +316,64 @@ namespace {
 
 }  // namespace
 
-// In the order in which the poller told of them, unless a table chooses. Among many descriptors an
-// event mostly waits for memory: its watch, then the stack of who waits, then that thread's block.
-// Each is fetched while the events before it are handled.
+// In the order in which the poller told of them, unless a table chooses.
 void Loop::handle_all(int count) {
+    if (system_->choose) [[unlikely]] shuffle(count);
+    if (watched_ > watches_in_cache) return handle_many(count);
+    for (int i = 0; i < count; ++i)
+        if (Watch* watch = open_watch_of(events_[i])) handle(*watch, events_[i].ready);
+}
+
+// Among many descriptors an event mostly waits for memory: its watch, then the stack of who waits, then
+// that thread's block. Each is fetched while the events before it are handled.
+void Loop::handle_many(int count) {
     constexpr int far_ahead = 12, ahead = 6;
     for (int i = 0; i < count && i < far_ahead; ++i) warm_watch(events_[i]);
     for (int i = 0; i < count; ++i) {
         if (i + far_ahead < count) warm_watch(events_[i + far_ahead]);
         if (i + ahead < count) warm_waiter(events_[i + ahead]);
-        if (system_->choose && i + 1 < count) {
-            PollEvent& chosen =
-                events_[i + int(system_->choose(*system_, Choice::event, uint32_t(count - i)))];
-            PollEvent event = chosen;
-            chosen = events_[i];
-            events_[i] = event;
-        }
-        handle(events_[i]);
+        Watch* watch = open_watch_of(events_[i]);
+        if (!watch) continue;
+        warm_frames(watch->readers.first());
+        handle(*watch, events_[i].ready);
     }
 }
 
-void Loop::handle(const PollEvent& event) {
+void Loop::shuffle(int count) {
+    for (int i = 0; i + 1 < count; ++i) {
+        PollEvent& chosen =
+            events_[i + int(system_->choose(*system_, Choice::event, uint32_t(count - i)))];
+        PollEvent event = chosen;
+        chosen = events_[i];
+        events_[i] = event;
+    }
+}
+
+inline Watch* Loop::open_watch_of(const PollEvent& event) {
     Watch* watch = watch_of(event);
-    if (!watch || !watch->open()) {
-        if (++ghosts_ >= ghosts_tolerated) {
-            ghosts_ = 0;
-            (void)rejoin_poller();
-        }
-        return;
+    if (!watch || !watch->open()) [[unlikely]] {
+        haunt();
+        return nullptr;
     }
     ghosts_ = 0;
-    watch->ready |= event.ready;
-    warm_frames(watch->readers.first());
-    if (event.ready & (PollEvent::readable | PollEvent::hangup)) fire_all(watch->readers);
-    if (event.ready & PollEvent::writable) {
-        fire_all(watch->writers);
-        if (watch->on_writable) queue(*watch->on_writable);
+    return watch;
+}
+
+// An event of a descriptor that is watched no more.
+void Loop::haunt() {
+    if (++ghosts_ < ghosts_tolerated) return;
+    ghosts_ = 0;
+    (void)rejoin_poller();
+}
+
+// A direction has one who waits for it, at most.
+inline void Loop::handle(Watch& watch, uint32_t ready) {
+    watch.ready |= ready;
+    if (ready & (PollEvent::readable | PollEvent::hangup))
+        if (Waiter* reader = watch.readers.first()) fire(*reader);
+    if (ready & PollEvent::writable) {
+        if (Waiter* writer = watch.writers.first()) fire(*writer);
+        if (watch.on_writable) queue(*watch.on_writable);
     }
 }
 

@@ -265,6 +265,7 @@ class Loop {
     void change_special(ThreadBlock& from, ThreadBlock& to);
     [[noreturn]] void die_of_overflow(ThreadBlock&);
     ThreadBlock& pick();
+    ThreadBlock& pick_from_many();
     ThreadBlock& granted();
     void end_flow();
     ThreadBlock& take_from(ReadyRing&, uint32_t count);
@@ -290,7 +291,11 @@ class Loop {
         return watches_.find(uint32_t(event.token), uint32_t(event.token >> 32));
     }
     void handle_all(int count);
-    void handle(const PollEvent&);
+    void handle_many(int count);
+    void shuffle(int count);
+    Watch* open_watch_of(const PollEvent&);
+    void haunt();
+    void handle(Watch&, uint32_t ready);
     [[gnu::always_inline]] void warm_watch(const PollEvent& event) {
         watches_.warm(uint32_t(event.token));
     }
@@ -373,6 +378,20 @@ class Loop {
     static constexpr int event_capacity = 256;
     PollEvent events_[event_capacity];
 };
+
+inline Error Loop::wait_ready(Watch& watch, Direction direction, const Wait& wait) {
+    bool reads = direction == Direction::read;
+    uint32_t bit = reads ? PollEvent::readable : PollEvent::writable;
+    WaitList& list = reads ? watch.readers : watch.writers;
+    if (watch.ready & bit) return Error::none;
+    if (!list.empty()) return Error::busy;
+    uint32_t generation = watch.generation;
+    Waiter waiter{running_};
+    list.append(waiter);
+    Error error = park({wait.what, wait.deadline, watch.fd}, &waiter);
+    if (watch.generation != generation) return Error::closed;
+    return watch.ready & bit ? Error::none : error;
+}
 
 // Bytes of the stack that have ever been used, as far as touched memory tells.
 size_t stack_use(const System&, const Stack&);

@@ -50,7 +50,12 @@ inline bool Loop::special(const ThreadBlock& from, const ThreadBlock& to) const 
 // Which thread next: one that the world has woken; else the next of this turn, while the budget
 // lasts; a turn that left nothing to drain flows into the next one. Or home. Where no table chooses
 // the answer is good for more than one: as many as the turn has left, or while it flows the budget.
-[[gnu::noinline]] ThreadBlock& Loop::pick() {
+inline ThreadBlock& Loop::pick() {
+    if (!woken_.empty() && !system_->choose_thread && !granted_) return woken_.pop();
+    return pick_from_many();
+}
+
+[[gnu::noinline]] ThreadBlock& Loop::pick_from_many() {
     budget_ += granted_;
     granted_ = 0;
     if (!woken_.empty()) return take_from(woken_, woken_.count());

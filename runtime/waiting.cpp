@@ -75,20 +75,6 @@ void Loop::disturb(Watch& watch) {
     while (Waiter* writer = watch.writers.first()) make_ready(*writer->thread);
 }
 
-Error Loop::wait_ready(Watch& watch, Direction direction, const Wait& wait) {
-    bool reads = direction == Direction::read;
-    uint32_t bit = reads ? PollEvent::readable : PollEvent::writable;
-    WaitList& list = reads ? watch.readers : watch.writers;
-    if (watch.ready & bit) return Error::none;
-    if (!list.empty()) return Error::busy;
-    uint32_t generation = watch.generation;
-    Waiter waiter{running_};
-    list.append(waiter);
-    Error error = park({wait.what, wait.deadline, watch.fd}, &waiter);
-    if (watch.generation != generation) return Error::closed;
-    return watch.ready & bit ? Error::none : error;
-}
-
 Error Loop::wait_either(Watch& watch, Events wanted, const Wait& wait, Events& got) {
     uint32_t readable = PollEvent::readable | PollEvent::hangup;
     bool reads = (wanted & Events::readable) != Events::none;

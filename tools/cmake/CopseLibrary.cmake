@@ -23,10 +23,15 @@ list(FILTER copse_sources EXCLUDE REGEX "runtime/(poller|system)_")
 list(APPEND copse_sources ${COPSE_SWITCH_SOURCE} runtime/poller_${poller}.cpp
      runtime/system_posix.cpp runtime/system_os_thread.cpp runtime/system_${system}.cpp)
 
+# Code for a shared object has to ask the linker where a thread_local is, at each call. An archive that
+# shall go into one takes CMAKE_POSITION_INDEPENDENT_CODE=ON.
+if(BUILD_SHARED_LIBS)
+    set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+endif()
 add_library(copse_objects OBJECT ${copse_sources})
 include(${CMAKE_CURRENT_SOURCE_DIR}/tests/kevent/shim.cmake)
-set_target_properties(copse_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
-                      CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+set_target_properties(copse_objects PROPERTIES CXX_VISIBILITY_PRESET hidden
+                      VISIBILITY_INLINES_HIDDEN ON
                       CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
 target_include_directories(copse_objects PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}
     ${CMAKE_CURRENT_SOURCE_DIR}/runtime/include ${CMAKE_CURRENT_SOURCE_DIR}/net/include)
