@@ -255,6 +255,7 @@ class Loop {
     static void* begin_thread(void* block);
     void* finish(ThreadBlock&);
     void leave(ThreadBlock& self);
+    void leave_to_picked(ThreadBlock& self);
     void* leave_for_ever(ThreadBlock& self);
     void run_ready();
     void dispatch(ThreadBlock& from, ThreadBlock& to);

@@ -79,9 +79,11 @@ inline ThreadBlock& Loop::pick() {
 // The one way out of a thread; the caller has put it where it will be found again. It has a fast
 // lane, and whatever is seldom lies off it, in functions of their own: no register is saved twice.
 void Loop::leave(ThreadBlock& self) {
-    if (!granted_ || queue_.empty()) [[unlikely]] return dispatch(self, pick());
+    if (!granted_ || queue_.empty()) [[unlikely]] return leave_to_picked(self);
     dispatch(self, granted());
 }
+
+[[gnu::noinline]] void Loop::leave_to_picked(ThreadBlock& self) { dispatch(self, pick()); }
 
 // The same for a thread that has ended: the context that goes on in its place. In the child of a
 // fork only the thread that forked goes on: nobody comes after it. A sanitizer that was told of the
