@@ -218,7 +218,7 @@ ThreadBlock* Loop::make_block(uint32_t size_class) {
     block->special = block->stack.guard == Guard::canary ? ThreadBlock::canary : 0;
     block->stack.valgrind_id = sanitizer::register_stack(block->stack);
     char* top = block->stack.top() - (block->slot % colours) * colour_step;
-    block->details = ::new (top - sizeof(ThreadDetails)) ThreadDetails;
+    block->details = reinterpret_cast<ThreadDetails*>(top) - 1;
     return block;
 }
 
