@@ -3,7 +3,8 @@
 #   copse_mutant(<name> <source> <right> <wrong>)
 # compiles a copy of one source in which <right>, found there exactly once, reads <wrong>, and runs
 # the campaign on a library with that one object in place of its own. Where the source is a header,
-# all that includes it is compiled anew, in one piece. The library itself is never built so.
+# all that includes it is compiled anew, in one piece. The library itself is never built so. A last
+# word NATIVE has the loop go its fast lane, which it does not while it is asked who runs next.
 option(COPSE_BUILD_MUTANTS "Build the defects that campaigns must find" OFF)
 
 add_executable(core_campaign core_campaign.cpp)
@@ -12,6 +13,10 @@ target_link_libraries(core_campaign PRIVATE copse_sim_internal)
 target_compile_options(core_campaign PRIVATE -Wall -Wextra)
 add_test(NAME campaign.core COMMAND core_campaign)
 set_tests_properties(campaign.core PROPERTIES TIMEOUT 300)
+# Once more without a question at each dispatch: the loop's fast lane.
+add_test(NAME campaign.core_native COMMAND core_campaign)
+set_tests_properties(campaign.core_native PROPERTIES TIMEOUT 300
+                     ENVIRONMENT "COPSE_SCHEDULE=native;COPSE_SEEDS=500")
 
 function(copse_mutant name source right wrong)
     if(NOT COPSE_BUILD_MUTANTS)
@@ -48,6 +53,9 @@ function(copse_mutant name source right wrong)
                            -fno-threadsafe-statics -fno-strict-aliasing)
     add_test(NAME mutant.${name} COMMAND mutant_${name} --must-fail)
     set_tests_properties(mutant.${name} PROPERTIES TIMEOUT 120)
+    if("${ARGN}" STREQUAL NATIVE)
+        set_tests_properties(mutant.${name} PROPERTIES ENVIRONMENT COPSE_SCHEDULE=native)
+    endif()
 endfunction()
 
 if(COPSE_BUILD_MUTANTS)
@@ -69,12 +77,16 @@ copse_mutant(joiners_are_forgotten runtime/switching.cpp "    fire_all(self.join
 copse_mutant(those_who_yield_go_first runtime/loop.h
     "        queue_.append(self);\n        leave(self);"
     "        woken_.append(self);\n        leave(self);")
+copse_mutant(the_fast_lane_runs_on_when_nobody_is_left runtime/switching.cpp
+    "if (!granted_ || queue_.empty()) [[unlikely]] return leave_to_picked(self);"
+    "if (!granted_) [[unlikely]] return leave_to_picked(self);" NATIVE)
+copse_mutant(what_was_granted_is_never_used_up runtime/switching.cpp "    --granted_;\n" "" NATIVE)
 # Waking.
 copse_mutant(a_fired_waiter_stays_in_its_list runtime/loop.h
     "for (Waiter* each = thread.waiters; each; each = each->sibling) each->unlink();"
     "if (thread.waiters) thread.waiters->unlink();")
 copse_mutant(room_for_what_is_buffered_is_overlooked runtime/loop.cpp
-    "        if (watch->on_writable) queue(*watch->on_writable);\n" "")
+    "        if (watch.on_writable) queue(*watch.on_writable);\n" "")
 copse_mutant(a_permit_is_lost runtime/loop.h
     "        thread.permit = true;\n" "        thread.permit = thread.state == State::parked;\n")
 copse_mutant(a_deadline_outlives_its_wait runtime/loop.h "            deadlines_.disarm(self);\n" "")

@@ -349,6 +349,11 @@ int campaign(const char* name, CampaignOptions options, void (*call)(void*, Worl
     options.run.stop_at = number_of("COPSE_STOP_AT", options.run.stop_at);
     options.run.audit = unsigned(number_of("COPSE_AUDIT", options.run.audit));
     if (number_of("COPSE_VERBOSE", 0)) options.run.verbose = true;
+    const char* schedule = getenv("COPSE_SCHEDULE");
+    if (schedule && !schedule_called(schedule, options.run.schedule)) {
+        fprintf(stderr, "COPSE_SCHEDULE: there is no schedule \"%s\"\n", schedule);
+        return 1;
+    }
     options.run.replay = getenv("COPSE_REPLAY");
     if (uint64_t seed = number_of("COPSE_SEED", 0); seed || options.run.replay)
         return run_alone(name, options, seed, body);
@@ -368,6 +373,7 @@ int campaign(const char* name, CampaignOptions options, void (*call)(void*, Worl
         result = 1;
         describe(board->failure);
         fprintf(stderr, "  again: COPSE_SEED=%llu ", (unsigned long long)board->failure.seed);
+        if (schedule) fprintf(stderr, "COPSE_SCHEDULE=%s ", schedule);
         print_command();
         fputs("\n", stderr);
         if (options.shrink) shrink(name, options, body, board->failure.seed);

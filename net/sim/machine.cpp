@@ -113,8 +113,8 @@ void Machine::live() {
 
 void program_ended(Machine* machine, bool awaited) { machine->world.program_ended(awaited); }
 
-// One dispatch: the only place where a machine's own work takes time.
-uint32_t Machine::choose_ready(const Candidates& ready) {
+// What a machine's own work takes in time, and how much of it a run may have.
+void Machine::step() {
     clock += dispatch_cost;
     if (++world.steps == world.options.stop_at) [[unlikely]] raise(SIGTRAP);
     if (++steps - steps_then > world.options.steps_per_second) [[unlikely]] {
@@ -130,18 +130,27 @@ uint32_t Machine::choose_ready(const Candidates& ready) {
         world.fail_with("more than %llu steps", (unsigned long long)world.options.most_steps);
         world.abandon(*this);
     }
-    if (world.options.audit && world.steps % world.options.audit == 0) {
-        if (const char* broken = first_broken()) {
-            world.fail_with("host %s: %s", name_text, broken);
-            world.abandon(*this);
-        }
-    }
+}
+
+void Machine::audit() {
+    if (!world.options.audit || world.steps % world.options.audit) return;
+    const char* broken = first_broken();
+    if (!broken) return;
+    world.fail_with("host %s: %s", name_text, broken);
+    world.abandon(*this);
+}
+
+// One dispatch is one step.
+uint32_t Machine::choose_ready(const Candidates& ready) {
+    step();
+    audit();
     uint32_t chosen = 0;
     if (world.explorer) {
         if (ready.count > 1) chosen = world.explorer->choose(ready.count);
     } else if (ready.count > 1 || world.options.schedule == Schedule::pct) {
         switch (world.options.schedule) {
         case Schedule::production:
+        case Schedule::native:
         case Schedule::any: break;
         case Schedule::random: chosen = world.chance.one_of(schedule, ready.count); break;
         case Schedule::pct:
@@ -193,6 +202,7 @@ int64_t Machine::due() const {
 
 int Machine::wait(PollSet* set, PollEvent* events, int capacity, int64_t timeout) {
     if (int error = begin(Call::poller_wait, timeout)) return end(-error);
+    if (world.options.schedule == Schedule::native) audit();
     wake_at = INT64_MAX;
     if (timeout >= 0) wake_at = Duration::add(clock, timeout - timeout / 1'000'000 * drift);
     bool idle = timeout != 0 && !first_touched;
@@ -282,6 +292,7 @@ void Machine::fill_in() {
     now = [](const System& s) {
         Machine& m = of(s);
         m.clock += clock_cost;
+        if (m.world.options.schedule == Schedule::native) m.step();
         return m.local_time();
     };
     random = [](const System& s, void* out, size_t size) {
@@ -294,7 +305,9 @@ void Machine::fill_in() {
         Machine& m = of(s);
         return m.world.trouble(m.library, m.world.faults.library, n);
     };
-    choose_thread = [](const System& s, const Candidates& ready) { return of(s).choose_ready(ready); };
+    choose_thread = nullptr;
+    if (world.options.schedule != Schedule::native)
+        choose_thread = [](const System& s, const Candidates& r) { return of(s).choose_ready(r); };
     allocate = [](const System& s, size_t size) -> void* {
         if (!of(s).may_take(Call::allocate, size)) return nullptr;
         void* memory = real().allocate(real(), size);

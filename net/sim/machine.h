@@ -87,6 +87,8 @@ struct Machine : System {
     void fill_in_descriptors();
     bool sheltered = false;  // while the world itself sets a program up, nothing fails
     static void live_on(void* machine) { static_cast<Machine*>(machine)->live(); }
+    void step();
+    void audit();
     uint32_t choose_ready(const Candidates&);
     const char* first_broken() const;
 

@@ -5,9 +5,18 @@
 namespace copse::sim::detail {
 
 namespace {
-const char* const schedules[] = {"production", "random", "pct", "any"};
+const char* const schedules[] = {"production", "random", "pct", "native", "any"};
 constexpr const char* heading = "copse replay 1\n";
 }  // namespace
+
+bool schedule_called(const char* word, Schedule& found) {
+    for (int i = 0; i < int(sizeof schedules / sizeof *schedules); ++i) {
+        if (strcmp(word, schedules[i])) continue;
+        found = Schedule(i);
+        return true;
+    }
+    return false;
+}
 
 bool Replay::read(const char* path) {
     FILE* file = fopen(path, "r");
@@ -20,8 +29,7 @@ bool Replay::read(const char* path) {
         if (sscanf(line, "seed %llu", &a) == 1) {
             seed = a;
         } else if (sscanf(line, "schedule %31s %u", word, &value) >= 1) {
-            for (int i = 0; i < 4; ++i)
-                if (strcmp(word, schedules[i]) == 0) schedule = Schedule(i);
+            right = schedule_called(word, schedule);
             if (value) depth = value;
         } else if (sscanf(line, "%llx %llu %u", &a, &b, &value) == 3) {
             answers.push({a, b, value});

@@ -7,6 +7,9 @@
 
 namespace copse::sim::detail {
 
+// false: it is no word for one.
+bool schedule_called(const char* word, Schedule& found);
+
 struct Replay {
     uint64_t seed = 0;
     Schedule schedule = Schedule::random;

@@ -82,7 +82,9 @@ enum class Schedule : uint8_t {
     production,  // first in, first out, as without a simulator
     random,      // any
     pct,         // the one of highest priority; priorities change at `depth` - 1 random dispatches
-    any,         // one of these, drawn with the seed
+    native,      // nobody is asked: the loop goes the fast lane that it goes without a simulator. A step
+                 // is a look at the clock, and the loop's invariants are checked when it polls
+    any,         // one of the first three, drawn with the seed
 };
 
 // A machine of the world. A handle: copyable, valid as long as its world.
@@ -289,8 +291,9 @@ COPSE_API int campaign(const char* name, CampaignOptions, void (*body)(void*, Wo
 // well and every mark was reached; 1: not; the seed, the step, the trace and the command that
 // replays it are printed. The environment overrides: COPSE_SEED=n runs that one alone
 // (COPSE_VERBOSE=1 says all that happens), COPSE_SEEDS=n, COPSE_STEPS=n or COPSE_SECONDS=n so many,
-// COPSE_FIRST=n from that one on, COPSE_AUDIT=n checks so often, COPSE_STOP_AT=n stops in the debugger
-// before that step, COPSE_REPLAY=file replays what a shrinker left.
+// COPSE_FIRST=n from that one on, COPSE_SCHEDULE=word all on that Schedule, COPSE_AUDIT=n checks so
+// often, COPSE_STOP_AT=n stops in the debugger before that step, COPSE_REPLAY=file replays what a
+// shrinker left.
 template <class F> int campaign(const char* name, const CampaignOptions& options, F&& body) {
     detail::Bound bound{body};
     return detail::campaign(name, options, bound.call, &bound);
