@@ -225,6 +225,40 @@ TEST(in_production_order_each_thread_runs_in_its_turn) {
     CHECK(order == "abcdabcdabcd");
 }
 
+TEST(asked_or_not_the_loop_goes_in_production_order) {
+    auto order_on = [](sim::Schedule schedule) {
+        std::string order;
+        sim::Outcome outcome = sim::run(5, [&](World& world) {
+            for (char each : {'a', 'b', 'c', 'd'})
+                world.host("host").run([&order, each] {
+                    for (int k = 0; k < 100; ++k) order += each, (void)yield();
+                });
+        }, {.schedule = schedule, .audit = 1});
+        CHECK(outcome.ok);
+        CHECK(outcome.steps > 0);
+        return order;
+    };
+    CHECK(order_on(sim::Schedule::native) == order_on(sim::Schedule::production));
+}
+
+TEST(unasked_the_loop_does_the_same_again_and_a_livelock_is_still_told_of) {
+    auto run = [](bool forever) {
+        return sim::run(7, [&](World& world) {
+            for (int i = 0; i < 2; ++i)
+                world.host("host").run([forever] {
+                    for (int k = 0; forever || k < 1000; ++k)
+                        if (yield()) return;
+                });
+        }, {.schedule = sim::Schedule::native, .steps_per_second = 100000});
+    };
+    sim::Outcome first = run(false);
+    CHECK(first.ok);
+    CHECK_EQ(first.trace, run(false).trace);
+    sim::Outcome livelock = run(true);
+    CHECK(!livelock.ok);
+    CHECK(std::string(livelock.failure).find("livelock") != std::string::npos);
+}
+
 TEST(by_chance_every_order_comes_up) {
     std::vector<std::string> orders;
     for (uint64_t seed = 1; seed <= 300; ++seed) {
