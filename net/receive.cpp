@@ -84,7 +84,7 @@ ssize_t Socket::receive_into(char* out, size_t size) {
 }
 
 // What a read that gave nothing means: none, to wait; or the end of the input.
-Error Socket::failed_receive(ssize_t result) {
+[[gnu::noinline]] Error Socket::failed_receive(ssize_t result) {
     if (result == -EAGAIN || result == -EWOULDBLOCK) return Error::none;
     end_of_input_ = true;
     // The kernel tells of a connection's death once, and the sender may have heard of it first.
@@ -143,7 +143,8 @@ Error Socket::fill(CallDeadline& deadline) {
 }
 
 // receivepartial() of a count, with nothing in front: what is there, or what comes first. The way that
-// most messages take is flattened into one function, whose registers are saved once.
+// most messages take is flattened into one function, whose registers are saved once; what seldom
+// happens on it is marked to stay outside.
 [[gnu::flatten]] Result<std::string_view> Socket::receive_available(size_t at_most) {
     if (Error error = begin_call()) return {{}, error};
     if (receiving_) return {{}, Error::busy};

@@ -71,7 +71,7 @@ Result<size_t> Socket::send(const std::string_view* pieces, size_t count) {
 
 // Past the mark: what is buffered and the caller's bytes go to the kernel together, and the thread
 // parks until the rest fits below the mark.
-Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count) {
+[[gnu::noinline]] Result<size_t> Socket::send_through(const std::string_view* pieces, size_t count) {
     if (loop().running_thread())
         if (Error error = loop().admit()) return {0, error};
     size_t size = total(pieces, count);
@@ -156,7 +156,7 @@ void Socket::took(size_t bytes) {
 }
 
 // Nothing can be sent any more: what is buffered is lost, and counted.
-void Socket::break_off(Error error) {
+[[gnu::noinline]] void Socket::break_off(Error error) {
     broken_ = error;
     broken_untold_ = true;
     lose_unsent();
@@ -196,7 +196,7 @@ Error Socket::flush() {
 }
 
 // After the last byte, our end of the stream, if that was asked for.
-void Socket::end_sending() {
+[[gnu::noinline]] void Socket::end_sending() {
     if (!send_ended_ || end_sent_ || !out_.empty() || broken_) return;
     end_sent_ = true;
     system().shutdown(system(), fd_, SHUT_WR);

@@ -16,7 +16,7 @@ set_tests_properties(campaign.core PROPERTIES TIMEOUT 300)
 # Once more without a question at each dispatch: the loop's fast lane.
 add_test(NAME campaign.core_native COMMAND core_campaign)
 set_tests_properties(campaign.core_native PROPERTIES TIMEOUT 300
-                     ENVIRONMENT "COPSE_SCHEDULE=native;COPSE_SEEDS=500")
+                     ENVIRONMENT "COPSE_SCHEDULE=native;COPSE_SEEDS=300")
 
 function(copse_mutant name source right wrong)
     if(NOT COPSE_BUILD_MUTANTS)
