@@ -2,7 +2,7 @@
 //
 // chat.h has the rooms and their members; here are the options and main().
 #include "chat.h"
-#include "program.h"
+#include "place.h"
 
 #include <copse/copse.h>
 
@@ -25,9 +25,7 @@ constexpr const char* usage =
     "Members say /join ROOM, /name NAME, /who and /quit; all else is heard by their room.\n";
 
 struct Options {
-    const char* address = "127.0.0.1";
-    uint16_t port = 0;
-    ListenOptions listen;
+    Place place{.program = "copse-chat"};
     ChatOptions chat;
 };
 
@@ -48,10 +46,10 @@ Options read_options(int count, char** words) {
     };
     for (int found; (found = getopt_long(count, words, "", known, nullptr)) != -1;) {
         switch (found) {
-        case 'p': options.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
-        case 'a': options.address = optarg; break;
+        case 'p': options.place.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
+        case 'a': options.place.address = optarg; break;
         case 'm':
-            options.listen.max_connections = program::whole("max-members", optarg, 0, 1e9);
+            options.place.listen.max_connections = program::whole("max-members", optarg, 0, 1e9);
             break;
         case 'l': chat.line_limit = program::whole("line-limit", optarg, 1, 65536); break;
         case 'b': chat.backlog = program::whole("backlog", optarg, 1, 1e6); break;
@@ -65,12 +63,6 @@ Options read_options(int count, char** words) {
     return options;
 }
 
-int fail(const Options& options, Error error) {
-    fprintf(stderr, "copse-chat: %s port %d: %s\n", options.address, int(options.port),
-            error.message());
-    return program::failed;
-}
-
 }  // namespace
 
 int main(int count, char** words) {
@@ -78,18 +70,15 @@ int main(int count, char** words) {
     program::hold_standard_descriptors();
     program::raise_descriptor_limit();
 
-    Result<Listener> listener = bind(options.address, options.port, options.listen);
-    if (!listener) return fail(options, listener.error);
-    AddressText address = listener->address()->format();
+    Result<Listener> listener = options.place.open();
+    if (!listener) return options.place.fail(listener.error);
 
     Chat chat{options.chat};
     Result<Server> server = addserver(
         std::move(*listener), [&](Stream& stream) { chat.serve(stream); }, never, "chat");
-    if (!server) return fail(options, server.error);
-    printf("listening on %s\n", address.c_str());
-    fflush(stdout);
+    if (!server) return options.place.fail(server.error);
 
     Error error = loop();
     (void)destroy_loop();  // whoever is left ends before the chat does
-    return error ? fail(options, error) : program::succeeded;
+    return error ? options.place.fail(error) : program::succeeded;
 }

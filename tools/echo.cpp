@@ -5,7 +5,7 @@
 // It prints a status line for every line on standard input. Signals would be the usual way; copse
 // leaves signals to the program, and this one has none.
 #include "echo.h"
-#include "program.h"
+#include "place.h"
 
 #include <copse/copse.h>
 
@@ -29,10 +29,8 @@ constexpr const char* usage =
     "Enter on standard input prints a status line.\n";
 
 struct Options {
-    const char* address = "127.0.0.1";
-    uint16_t port = 0;
+    Place place{.program = "copse-echo"};
     bool lines = false;
-    ListenOptions listen;
     Duration timeout = never;
 };
 
@@ -47,11 +45,12 @@ Options read_options(int count, char** words) {
     Options options;
     for (int found; (found = getopt_long(count, words, "", known, nullptr)) != -1;) {
         switch (found) {
-        case 'p': options.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
-        case 'a': options.address = optarg; break;
+        case 'p': options.place.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
+        case 'a': options.place.address = optarg; break;
         case 'l': options.lines = true; break;
         case 'm':
-            options.listen.max_connections = program::whole("max-connections", optarg, 0, 1e9);
+            options.place.listen.max_connections =
+                program::whole("max-connections", optarg, 0, 1e9);
             break;
         case 't':
             options.timeout = Duration::seconds(program::number("timeout", optarg, 0.001, 1e9));
@@ -92,12 +91,6 @@ void answer_console(const Server& server) {
     }
 }
 
-int fail(const Options& options, Error error) {
-    fprintf(stderr, "copse-echo: %s port %d: %s\n", options.address, int(options.port),
-            error.message());
-    return program::failed;
-}
-
 }  // namespace
 
 int main(int count, char** words) {
@@ -105,17 +98,14 @@ int main(int count, char** words) {
     program::hold_standard_descriptors();
     program::raise_descriptor_limit();
 
-    Result<Listener> listener = bind(options.address, options.port, options.listen);
-    if (!listener) return fail(options, listener.error);
-    AddressText address = listener->address()->format();
+    Result<Listener> listener = options.place.open();
+    if (!listener) return options.place.fail(listener.error);
 
     auto serve = options.lines ? echo::serve_lines : echo::serve_bytes;
     Result<Server> server = addserver(std::move(*listener), serve, options.timeout, "echo");
-    if (!server) return fail(options, server.error);
-    printf("listening on %s\n", address.c_str());
-    fflush(stdout);
+    if (!server) return options.place.fail(server.error);
 
     addthread({.name = "console"}, answer_console, *server);
-    if (Error error = loop()) return fail(options, error);
+    if (Error error = loop()) return options.place.fail(error);
     return program::succeeded;
 }

@@ -3,7 +3,7 @@
 // hello.h has what a connection is answered, http.h how requests are told apart; here are the
 // options and main().
 #include "hello.h"
-#include "program.h"
+#include "place.h"
 
 #include <copse/copse.h>
 
@@ -22,9 +22,7 @@ constexpr const char* usage =
     "GET / and /hello are greeted.\n";
 
 struct Options {
-    const char* address = "127.0.0.1";
-    uint16_t port = 0;
-    ListenOptions listen;
+    Place place{.program = "copse-hello"};
     HelloOptions hello;
 };
 
@@ -38,10 +36,11 @@ Options read_options(int count, char** words) {
     Options options;
     for (int found; (found = getopt_long(count, words, "", known, nullptr)) != -1;) {
         switch (found) {
-        case 'p': options.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
-        case 'a': options.address = optarg; break;
+        case 'p': options.place.port = uint16_t(program::whole("port", optarg, 0, 65535)); break;
+        case 'a': options.place.address = optarg; break;
         case 'm':
-            options.listen.max_connections = program::whole("max-connections", optarg, 0, 1e9);
+            options.place.listen.max_connections =
+                program::whole("max-connections", optarg, 0, 1e9);
             break;
         case 't':
             options.hello.idle = Duration::seconds(program::number("timeout", optarg, 0.001, 1e9));
@@ -54,12 +53,6 @@ Options read_options(int count, char** words) {
     return options;
 }
 
-int fail(const Options& options, Error error) {
-    fprintf(stderr, "copse-hello: %s port %d: %s\n", options.address, int(options.port),
-            error.message());
-    return program::failed;
-}
-
 }  // namespace
 
 int main(int count, char** words) {
@@ -67,18 +60,15 @@ int main(int count, char** words) {
     program::hold_standard_descriptors();
     program::raise_descriptor_limit();
 
-    Result<Listener> listener = bind(options.address, options.port, options.listen);
-    if (!listener) return fail(options, listener.error);
-    AddressText address = listener->address()->format();
+    Result<Listener> listener = options.place.open();
+    if (!listener) return options.place.fail(listener.error);
 
     Hello hello{options.hello};
     Result<Server> server = addserver(
         std::move(*listener), [&](Stream& stream) { hello.serve(stream); }, never, "hello");
-    if (!server) return fail(options, server.error);
-    printf("listening on %s\n", address.c_str());
-    fflush(stdout);
+    if (!server) return options.place.fail(server.error);
 
     Error error = loop();
     (void)destroy_loop();  // whoever is left ends before the handler does
-    return error ? fail(options, error) : program::succeeded;
+    return error ? options.place.fail(error) : program::succeeded;
 }
