@@ -88,7 +88,7 @@ void Socket::abandon() {
 
 void Socket::destroy() {
     Net& net = *net_;
-    if (parent_) parent_->release();
+    leave_parent();
     in_.give_back(net.pool());
     out_.give_back(net.pool());
     if (name_) system().release(system(), name_, sizeof(Name));
@@ -96,6 +96,11 @@ void Socket::destroy() {
     size_t whole = size();
     this->~Socket();
     net.give_room(this, whole);
+}
+
+void Socket::leave_parent() {
+    if (parent_) parent_->release();
+    parent_ = nullptr;
 }
 
 // Closing -----------------------------------------------------------------------------------------
@@ -217,6 +222,7 @@ void Socket::end_with_loop() {
         close_descriptor();
     }
     in_.give_back(net_->pool());
+    leave_parent();  // from here on it has nothing to do with any other
 }
 
 }  // namespace copse

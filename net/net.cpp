@@ -68,19 +68,22 @@ void* Net::take_socket_room() {
     return room;
 }
 
+// Once the loop has ended, streams of its may go on any OS threads, on several at once.
 void Net::give_room(void* room, size_t size) {
-    if (size == sizeof(Socket)) {
+    bool of_slab = size == sizeof(Socket);
+    if (!of_slab) system_->release(*system_, room, size);
+    if (ended()) {
+        if (__atomic_sub_fetch(&rooms_taken_, 1, __ATOMIC_ACQ_REL) == 0) release();
+        return;
+    }
+    if (of_slab) {
         *static_cast<void**>(room) = free_rooms_;
         free_rooms_ = room;
-    } else {
-        system_->release(*system_, room, size);
     }
     --rooms_taken_;
-    if (ended()) release_if_last();
 }
 
-void Net::release_if_last() {
-    if (rooms_taken_) return;
+void Net::release() {
     const System& system = *system_;
     while (Slab* slab = slabs_) {
         slabs_ = slab->previous;
@@ -97,9 +100,11 @@ void Net::add(Socket& socket) {
 }
 
 void Net::remove(Socket& socket) {
+    if (!socket.previous_ && first_ != &socket) return;  // it has been already
     if (socket.next_) socket.next_->previous_ = socket.previous_;
     if (socket.previous_) socket.previous_->next_ = socket.next_;
     else first_ = socket.next_;
+    socket.next_ = socket.previous_ = nullptr;
 }
 
 void Net::drain_socket(Drainable& item) { static_cast<Socket&>(item).drain_out(); }
@@ -130,7 +135,7 @@ void Net::end_with_loop(LoopPart& part) {
     net.pool_.close();
     loop.part = nullptr;
     net.loop_ = nullptr;
-    net.release_if_last();
+    if (!net.rooms_taken_) net.release();
 }
 
 }  // namespace copse

@@ -47,7 +47,7 @@ class Net : public LoopPart {
     void* take_socket_room();
     static void drain_socket(Drainable&);
     static void end_with_loop(LoopPart&);
-    void release_if_last();
+    void release();
     static const char* first_broken_invariant(LoopPart&);
 
     Loop* loop_;  // null: it has ended

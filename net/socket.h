@@ -193,6 +193,7 @@ class Socket : Drainable {
     void linger();
     void close_descriptor();
     void lose_unsent();
+    void leave_parent();
     void destroy();
 
     // What an exchange of messages touches comes first. Ten thousand idle ones should be cheap, so

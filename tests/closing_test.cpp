@@ -827,6 +827,36 @@ TEST(a_stream_may_outlive_its_loop) {
     (void)world.run([&] { CHECK_EQ(c.stream.receive("*l").error, Error::closed); });
 }
 
+TEST(streams_of_an_ended_loop_may_go_on_several_os_threads_at_once) {
+    struct Share {
+        std::vector<Stream> streams;
+        Listener listener;
+        static void* drop(void* share) {
+            delete static_cast<Share*>(share);
+            return nullptr;
+        }
+    };
+    auto *one = new Share, *other = new Share;
+    (void)loop([&] {
+        Result<Listener> listener = bind("127.0.0.1", 0);
+        REQUIRE(listener);
+        Address address = *listener->address();
+        for (int i = 0; i < 100; ++i) {
+            Result<Stream> dialed = connect(address);
+            Result<Stream> accepted = listener->accept();
+            REQUIRE(dialed && accepted);
+            one->streams.push_back(std::move(i % 2 ? *dialed : *accepted));
+            other->streams.push_back(std::move(i % 2 ? *accepted : *dialed));
+        }
+        one->listener = std::move(*listener);
+    });
+    CHECK_EQ(destroy_loop(), Error::none);
+    pthread_t threads[2];
+    REQUIRE(pthread_create(&threads[0], nullptr, Share::drop, one) == 0);
+    REQUIRE(pthread_create(&threads[1], nullptr, Share::drop, other) == 0);
+    for (pthread_t each : threads) pthread_join(each, nullptr);
+}
+
 TEST(a_loop_taken_down_ends_every_call_and_leaks_nothing) {
     World world;
     world.dam();
