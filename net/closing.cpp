@@ -91,7 +91,7 @@ void Socket::destroy() {
     leave_parent();
     in_.give_back(net.pool());
     out_.give_back(net.pool());
-    if (name_) system().release(system(), name_, sizeof(Name));
+    drop_name();
     if (!net.ended()) net.remove(*this);
     size_t whole = size();
     this->~Socket();
@@ -116,7 +116,10 @@ Error Socket::close() {
 // left to a thread of the library's.
 void Socket::let_go() {
     state_ = State::closing;
-    if (loop().forked()) return close_descriptor();
+    if (loop().forked()) {
+        wake_everybody();
+        return close_descriptor();
+    }
     drain_out();
     loop().disturb(*watch_);
     wake_everybody();
@@ -222,7 +225,10 @@ void Socket::end_with_loop() {
         close_descriptor();
     }
     in_.give_back(net_->pool());
-    leave_parent();  // from here on it has nothing to do with any other
+    // From here on it has nothing to do with any other.
+    if (number_) (void)name();
+    if (number_) drop_name();
+    leave_parent();
 }
 
 }  // namespace copse

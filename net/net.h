@@ -10,7 +10,8 @@ namespace copse {
 
 class Socket;
 
-// Outlives the loop for as long as a Socket does, which a Stream somewhere still holds.
+// Outlives the loop for as long as a Socket does, which a Stream somewhere still holds; and with it the
+// rooms of all others do.
 class Net : public LoopPart {
   public:
     // Of this OS thread's loop; made now if need be.

@@ -140,28 +140,55 @@ void Socket::setlimit(size_t receive_bytes, size_t send_bytes) {
     if (send_bytes) send_limit_ = send_bytes < SIZE_MAX / 4 ? send_bytes : SIZE_MAX / 4;
 }
 
-Socket::Name* Socket::room_for_name() {
-    if (!name_ && !net_->ended()) name_ = static_cast<Name*>(loop().allocate(sizeof(Name)));
-    return name_;
+Socket::Name* Socket::make_name(const char* text) {
+    size_t size = sizeof(Name);
+    void* room = net_->ended() ? system().allocate(system(), size) : loop().allocate(size);
+    if (!room) return nullptr;
+    auto* name = ::new (room) Name{1, {}};
+    copy_name(name->text, text);
+    return name;
 }
 
-Error Socket::setname(const char* name) {
-    bool nameless = !name || !*name;
-    if (!nameless && !room_for_name()) return Error::no_memory;
-    if (name_) copy_name(name_->text, name);
+void Socket::drop_name() {
+    if (name_ && --name_->holders == 0) system().release(system(), name_, sizeof(Name));
+    name_ = nullptr;
     number_ = 0;
+}
+
+Error Socket::setname(const char* text) {
+    if (!text || !*text) {
+        drop_name();
+    } else if (name_ && name_->holders == 1) {
+        copy_name(name_->text, text);
+        number_ = 0;
+    } else {
+        Name* own = make_name(text);
+        if (!own) return Error::no_memory;
+        drop_name();
+        name_ = own;
+    }
     return Error::none;
 }
 
+void Socket::name_after(const Socket& listener, uint32_t number) {
+    drop_name();
+    if (!listener.name_) return;
+    name_ = listener.name_;
+    ++name_->holders;
+    number_ = number;
+}
+
 const char* Socket::name() {
-    if (!name_ && number_ && room_for_name()) {
+    if (number_) {
         // What must be cut is cut off the listener's.
         Text<24> tail;
         tail.add(":client_").add(number_);
-        const char* listener = parent_->name();
         Text<sizeof name_->text> whole;
-        whole.add(listener, strnlen(listener, sizeof name_->text - 1 - tail.size()));
-        copy_name(name_->text, whole.add(tail.c_str()).c_str());
+        whole.add(name_->text, strnlen(name_->text, sizeof name_->text - 1 - tail.size()));
+        Name* own = make_name(whole.add(tail.c_str()).c_str());
+        if (!own) return "";
+        drop_name();
+        name_ = own;
     }
     return name_ ? name_->text : "";
 }

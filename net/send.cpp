@@ -196,7 +196,7 @@ Error Socket::flush() {
 }
 
 // After the last byte, our end of the stream, if that was asked for.
-[[gnu::noinline]] void Socket::end_sending() {
+void Socket::end_sending() {
     if (!send_ended_ || end_sent_ || !out_.empty() || broken_) return;
     end_sent_ = true;
     system().shutdown(system(), fd_, SHUT_WR);

@@ -126,9 +126,11 @@ class Socket : Drainable {
     void setlimit(size_t receive_bytes, size_t send_bytes);
     // no_memory: it keeps the name it had.
     Error setname(const char* name);
-    // "" for none. A connection that was given a number is "<its listener>:client_<number>".
+    // "" for none.
     const char* name();
-    void setnumber(uint32_t number) { number_ = number; }
+    // Names a connection "<the listener's name>:client_<number>", as the listener is called now; made
+    // when somebody asks.
+    void name_after(const Socket& listener, uint32_t number);
 
     Loop& loop() const { return net_->loop(); }
     Error finish_connecting(CallDeadline&);
@@ -153,9 +155,11 @@ class Socket : Drainable {
 
     const System& system() const { return net_->system(); }
     struct Name {
+        uint32_t holders;
         char text[32];
     };
-    Name* room_for_name();
+    Name* make_name(const char* text);
+    void drop_name();
     size_t size() const;  // of the whole object, whichever kind it is
     ListeningSocket* as_listening();
 
@@ -217,7 +221,7 @@ class Socket : Drainable {
     bool end_sent_ = false;       // our end of the stream has been told to the peer
     bool is_socket_ = true;
     uint8_t read_doublings_ = 0;  // of the size of a read
-    uint32_t number_ = 0;         // of a server's connection
+    uint32_t number_ = 0;         // of a server's connection, as long as name_ is the listener's
     int64_t receive_timeout_ = INT64_MAX;
     int64_t send_timeout_ = INT64_MAX;
     size_t send_limit_ = default_send_limit;

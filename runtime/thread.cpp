@@ -23,7 +23,7 @@ ThreadBlock* running_thread() {
 
 Error Thread::join() const {
     Loop* loop = Loop::current();
-    if (!loop || !loop->running_thread()) return Error::not_a_thread;
+    if (!loop) return Error::not_a_thread;
     if (Error error = loop->admit()) return error;
     ThreadBlock* target = loop->find(*this);
     if (!target) return Error::none;
@@ -281,7 +281,7 @@ void dump(int fd) {
 
 Result<Events> wait(int fd, Events wanted, Duration timeout) {
     Loop* loop = Loop::current();
-    if (!loop || !loop->running_thread()) return {Events::none, Error::not_a_thread};
+    if (!loop) return {Events::none, Error::not_a_thread};
     if (Error error = loop->admit()) return {Events::none, error};
     if (fd < 0) return {Events::none, Error::from_errno(EBADF)};
     if (wanted == Events::none) return {Events::none, Error::invalid};

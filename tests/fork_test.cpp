@@ -107,6 +107,61 @@ TEST(every_call_in_the_child_answers_forked_and_nobody_else_runs_there) {
     Inspection::check_at_rest();
 }
 
+TEST(outside_of_a_thread_calls_that_park_answer_forked_in_the_child_too) {
+    test::VirtualTime clock;
+    Thread other = add([] { CHECK_EQ(park(), Error::none); });
+    CHECK(step(0_s).value);
+    pid_t child = fork_here();
+    if (is_child) {
+        CHECK_EQ(yield(), Error::forked);
+        CHECK_EQ(sleep_for(1_s), Error::forked);
+        CHECK_EQ(park(), Error::forked);
+        CHECK_EQ(other.join(), Error::forked);
+        CHECK_EQ(wait_for_stop(), Error::forked);
+        CHECK_EQ(wait(0, Events::readable).error, Error::forked);
+        end_child();
+    }
+    CHECK_EQ(test::status_of(child), 0);
+    CHECK_EQ(other.unpark(), Error::none);
+    CHECK_EQ(loop(), Error::none);
+}
+
+TEST(what_the_child_closes_wakes_the_copies_that_wait_for_it) {
+    test::VirtualTime clock;
+    auto ends = std::move(*pair());
+    Listener listener = std::move(*bind("127.0.0.1", 0, {.max_connections = 1}));
+    Address address = *listener.address();
+    Error flushed = Error::none, accepted = Error::none;
+    std::string much(4 << 20, 'x');
+    ends.first.setlimit(0, much.size());
+    add([&] {
+        CHECK_EQ(ends.first.send(much).error, Error::none);
+        flushed = ends.first.flush();
+    });
+    add([&] {
+        Result<Stream> first = listener.accept();
+        CHECK_EQ(first.error, Error::none);
+        accepted = listener.accept().error;
+    });
+    Stream client;
+    add([&] { client = std::move(*connect(address)); });
+    for (int i = 0; i < 20; ++i) (void)step(1_ms);
+    pid_t child = fork_here();
+    if (is_child) {
+        CHECK_EQ(ends.first.close(), Error::none);
+        CHECK_EQ(listener.close(), Error::none);
+        CHECK_EQ(after_fork(), Error::none);
+        CHECK_EQ(loop(), Error::none);
+        CHECK_EQ(flushed, Error::closed);
+        CHECK_EQ(accepted, Error::closed);
+        end_child();
+    }
+    CHECK_EQ(test::status_of(child), 0);
+    (void)ends.first.reset();
+    (void)listener.close();
+    CHECK_EQ(loop(), Error::none);
+}
+
 TEST(a_child_may_forget_the_loop_and_make_its_own) {
     test::VirtualTime clock;
     REQUIRE(pipe(ends) == 0);

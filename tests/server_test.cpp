@@ -413,6 +413,34 @@ TEST(a_removed_server_lets_its_handlers_go_on) {
     CHECK_EQ(world.reports, 0);
 }
 
+TEST(a_connection_is_named_after_the_server_that_accepted_it_whenever_it_is_asked) {
+    World world;
+    std::vector<Stream> kept;
+    (void)world.run([&] {
+        auto keep = [&](Stream& stream) { kept.push_back(std::move(stream)); };
+        Result<Server> first = addserver(listening(), keep, never, "first");
+        Address address = *first->address();
+        Peer one = test::dial(address);
+        while (kept.size() < 1) (void)sleep_for(1_ms);
+        (void)first->remove(true);
+        (void)yield();
+        Result<Server> second = addserver(first->listener(), keep, never, "second");
+        Peer other = test::dial(address), last = test::dial(address);
+        while (kept.size() < 3) (void)sleep_for(1_ms);
+        CHECK(std::string(kept[0].name()) == "first:client_1");
+        CHECK(std::string(kept[1].name()) == "second:client_1");
+        world.fault = [](Call call, int) { return call == Call::allocate ? ENOMEM : 0; };
+        CHECK(std::string(kept[1].name()) == "second:client_1");
+        CHECK(std::string(kept[2].name()).empty());  // there is no memory for it yet
+        world.fault = nullptr;
+        (void)second->remove();
+    });
+    CHECK_EQ(destroy_loop(), Error::none);
+    CHECK(std::string(kept[2].name()) == "second:client_2");
+    CHECK_EQ(kept[2].setname("an orphan"), Error::none);
+    CHECK(std::string(kept[2].name()) == "an orphan");
+}
+
 TEST(a_removed_server_may_keep_its_listener_open) {
     World world;
     (void)world.run([&] {

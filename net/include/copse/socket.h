@@ -225,8 +225,8 @@ COPSE_API Result<Stream> connect(std::string_view host, uint16_t port, Duration 
 COPSE_API Result<Stream> connect(const Address&, Duration timeout = never);
 
 // Takes over a descriptor and makes it a stream; non-blocking from now on. What is wrong with it
-// (a regular file cannot be polled) is returned by every call on the stream. A listening socket
-// goes through Listener. Answers to copas.wrap.
+// (a regular file cannot be polled) is returned by every call on the stream until it is closed. A
+// listening socket goes through Listener. Answers to copas.wrap.
 COPSE_API Stream wrap(int fd);
 
 // Two streams connected to each other.
