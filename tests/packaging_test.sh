@@ -139,14 +139,14 @@ test_a_shared_library_needs_libc_only() {
     runs "$scratch/with_shared_by_pkg_config/bare"
 }
 
-test_an_archive_may_go_into_a_shared_object_if_it_was_asked_to() {
-    fresh independent
-    "$cmake" -S "$source" -B "$scratch/independent" -G "$generator" -DCOPSE_BUILD_TESTS=OFF \
-        -DCOPSE_BUILD_TOOLS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON
-    "$cmake" --build "$scratch/independent" --parallel 2
-    "$CC" -shared -Wl,--whole-archive "$scratch/independent/libcopse.a" -Wl,--no-whole-archive \
-        -Wl,-z,defs -lpthread -o "$scratch/independent/libplugin.so" ||
-        fail "it does not link"
+test_the_archive_may_go_into_a_shared_object() {
+    install_static
+    fresh plugin
+    local archive
+    archive=$(find "$prefix" -name libcopse.a)
+    "$CXX" -std=c++20 -O1 -fPIC -fno-exceptions -fno-rtti -shared -I"$prefix/include" \
+        "$consumer/consumer.cpp" "$archive" -Wl,-z,defs -Wl,-z,text -lpthread \
+        -o "$scratch/plugin/libplugin.so" || fail "it does not link"
 }
 
 mkdir -p "$scratch"

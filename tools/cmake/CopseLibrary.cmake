@@ -23,14 +23,10 @@ list(FILTER copse_sources EXCLUDE REGEX "runtime/(poller|system)_")
 list(APPEND copse_sources ${COPSE_SWITCH_SOURCE} runtime/poller_${poller}.cpp
      runtime/system_posix.cpp runtime/system_os_thread.cpp runtime/system_${system}.cpp)
 
-# Code for a shared object has to ask the linker where a thread_local is, at each call. An archive that
-# shall go into one takes CMAKE_POSITION_INDEPENDENT_CODE=ON.
-if(BUILD_SHARED_LIBS)
-    set(CMAKE_POSITION_INDEPENDENT_CODE ON)
-endif()
 add_library(copse_objects OBJECT ${copse_sources})
 include(${CMAKE_CURRENT_SOURCE_DIR}/tests/kevent/shim.cmake)
-set_target_properties(copse_objects PROPERTIES CXX_VISIBILITY_PRESET hidden
+set_target_properties(copse_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
+                      CXX_VISIBILITY_PRESET hidden
                       VISIBILITY_INLINES_HIDDEN ON
                       CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
 target_include_directories(copse_objects PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}
@@ -47,6 +43,16 @@ check_cxx_compiler_flag(-fstack-clash-protection COPSE_HAVE_CLASH)
 if(COPSE_HAVE_CLASH)
     target_compile_options(copse_objects PRIVATE
         $<$<COMPILE_LANGUAGE:CXX>:-fstack-clash-protection>)
+endif()
+# An archive may go into a shared object, but seldom into one that dlopen() loads. Only then has the
+# dynamic linker to be asked, at each call, where a thread_local is: that makes a hand-off cost a tenth
+# more. Who wants just that says CMAKE_POSITION_INDEPENDENT_CODE=ON.
+if(NOT BUILD_SHARED_LIBS AND NOT CMAKE_POSITION_INDEPENDENT_CODE AND NOT APPLE)
+    check_cxx_compiler_flag(-ftls-model=initial-exec COPSE_HAVE_TLS_MODEL)
+    if(COPSE_HAVE_TLS_MODEL)
+        target_compile_options(copse_objects PRIVATE
+            $<$<COMPILE_LANGUAGE:CXX>:-ftls-model=initial-exec>)
+    endif()
 endif()
 if(COPSE_SANITIZE)
     target_compile_options(copse_objects PUBLIC

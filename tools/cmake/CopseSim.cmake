@@ -4,7 +4,8 @@
 file(GLOB copse_sim_sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR}
      ${CMAKE_CURRENT_SOURCE_DIR}/net/sim/*.cpp)
 add_library(copse_sim_objects OBJECT ${copse_sim_sources})
-set_target_properties(copse_sim_objects PROPERTIES CXX_VISIBILITY_PRESET hidden
+set_target_properties(copse_sim_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
+                      CXX_VISIBILITY_PRESET hidden
                       VISIBILITY_INLINES_HIDDEN ON
                       CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
 target_include_directories(copse_sim_objects PUBLIC
