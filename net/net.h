@@ -1,4 +1,10 @@
 // Net: what the sockets of one loop share.
+//
+// Invariants:
+//  - Every Socket lies in a room of its Net's and is in its list until the loop ends.
+//  - It outlives the loop for as long as a Socket does, which a Stream somewhere still holds; and with
+//    it the rooms of all others do. From then on its only change is the count of rooms, from any OS
+//    thread.
 #pragma once
 
 #include "net/buffer.h"
@@ -10,8 +16,6 @@ namespace copse {
 
 class Socket;
 
-// Outlives the loop for as long as a Socket does, which a Stream somewhere still holds; and with it the
-// rooms of all others do.
 class Net : public LoopPart {
   public:
     // Of this OS thread's loop; made now if need be.

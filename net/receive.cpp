@@ -93,8 +93,8 @@ ssize_t Socket::receive_into(char* out, size_t size) {
     return input_error_;
 }
 
-// Parks until the direction may be ready, which the caller has found it is not. A call that is past
-// its deadline does not wait again, whatever may still come.
+// Parks until the direction may be ready, which the caller has found it is not; he has been admitted. A
+// call that is past its deadline does not wait again, whatever may still come.
 Error Socket::wait_ready(Direction direction, const char* what, CallDeadline& deadline) {
     Error error = Error::none;
     if (deadline.passed(loop())) [[unlikely]] {

@@ -7,9 +7,9 @@
 // ("home") runs only between turns. Two rings hold the ready threads: `woken_`, made ready by the
 // poller or a deadline, which go first; and `queue_`, whose front belongs to this turn.
 // What threads make ready meanwhile gathers behind them, for the next turn: so a turn ends, and a
-// thread that yields for ever starves nobody. A turn with nothing to drain flows into the next one without asking the
-// kernel, until the budget of dispatches is spent: a ready descriptor waits for at most that many, and
-// for those that the last look has woken.
+// thread that yields for ever starves nobody. A turn with nothing to drain flows into the next one
+// without asking the kernel, until the budget of dispatches is spent: a ready descriptor waits for at
+// most that many, and for those that the last look has woken.
 //
 // Invariants:
 //  - leave() is the only way out of a thread and run_ready() the only way in; both go through
@@ -191,8 +191,8 @@ class Loop {
     }
     // Wakes whoever waits on it, for nothing: they look again at what they waited for.
     void disturb(Watch&);
-    // Parks until the direction may be ready: returns at once while its bit is set. busy, canceled,
-    // timeout; closed when the watch went away meanwhile.
+    // Parks until the direction may be ready: returns at once while its bit is set. The caller has
+    // been admitted. busy, canceled, timeout; closed when the watch went away meanwhile.
     Error wait_ready(Watch&, Direction, const Wait&);
     // The same for somebody else's descriptor and either direction; got: which are ready.
     Error wait_either(Watch&, Events wanted, const Wait&, Events& got);

@@ -82,8 +82,8 @@ enum class Schedule : uint8_t {
     production,  // first in, first out, as without a simulator
     random,      // any
     pct,         // the one of highest priority; priorities change at `depth` - 1 random dispatches
-    native,      // nobody is asked: the loop goes the fast lane that it goes without a simulator. A step
-                 // is a look at the clock, and the loop's invariants are checked when it polls
+    native,      // nobody is asked: the loop goes the fast lane that it goes without a simulator. A
+                 // step is a look at the clock; the loop's invariants are checked when it polls
     any,         // one of the first three, drawn with the seed
 };
 

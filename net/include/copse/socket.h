@@ -144,7 +144,8 @@ class Stream {
     COPSE_API Error shutdown(How = How::both);
 
     // The longest that one call may take: per call, not per chunk. 0 polls; negative or never waits
-    // for ever, and that is how a stream starts. Answers to copas.settimeout(s).
+    // for ever, and that is how a stream starts. The one for connecting is there for the reference's
+    // sake: a stream is connected, and connect() is told its own. Answers to copas.settimeout(s).
     COPSE_API void settimeout(Duration);
     COPSE_API void settimeouts(Duration connect, Duration send, Duration receive);
 
