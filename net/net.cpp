@@ -100,11 +100,9 @@ void Net::add(Socket& socket) {
 }
 
 void Net::remove(Socket& socket) {
-    if (!socket.previous_ && first_ != &socket) return;  // it has been already
     if (socket.next_) socket.next_->previous_ = socket.previous_;
     if (socket.previous_) socket.previous_->next_ = socket.next_;
     else first_ = socket.next_;
-    socket.next_ = socket.previous_ = nullptr;
 }
 
 void Net::drain_socket(Drainable& item) { static_cast<Socket&>(item).drain_out(); }
@@ -124,7 +122,8 @@ const char* Net::first_broken_invariant(LoopPart& part) {
     return unsent == net.loop_->unsent() ? nullptr : "unsent bytes are miscounted";
 }
 
-// The threads are gone; streams that live elsewhere stay behind, closed.
+// The threads are gone; streams that live elsewhere stay behind, closed. The newest first: who leaves his
+// listener as the last one, and so ends it, finds it in the list still.
 void Net::end_with_loop(LoopPart& part) {
     auto& net = static_cast<Net&>(part);
     Loop& loop = *net.loop_;

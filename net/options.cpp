@@ -170,8 +170,9 @@ Error Socket::setname(const char* text) {
     return Error::none;
 }
 
-void Socket::name_after(const Socket& listener, uint32_t number) {
+void Socket::name_after_listener(uint32_t number) {
     drop_name();
+    const Socket& listener = *parent_;
     if (!listener.name_) return;
     name_ = listener.name_;
     ++name_->holders;

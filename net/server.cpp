@@ -41,7 +41,7 @@ constexpr int64_t memory_rest = 100'000'000;
 
 void serve(ServerBlock& server, Stream&& stream) {
     ++server.accepted;
-    Socket::of(stream)->name_after(*Socket::of(server.listener), uint32_t(server.accepted));
+    Socket::of(stream)->name_after_listener(uint32_t(server.accepted));
     if (server.timeout != never) stream.settimeouts(never, server.timeout, server.timeout);
     Name name = name_of_handler(server);
     void* handler = detail::handler_room(server);

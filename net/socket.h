@@ -128,9 +128,9 @@ class Socket : Drainable {
     Error setname(const char* name);
     // "" for none.
     const char* name();
-    // Names a connection "<the listener's name>:client_<number>", as the listener is called now; made
+    // Names a connection "<its listener's name>:client_<number>", as the listener is called now; made
     // when somebody asks.
-    void name_after(const Socket& listener, uint32_t number);
+    void name_after_listener(uint32_t number);
 
     Loop& loop() const { return net_->loop(); }
     Error finish_connecting(CallDeadline&);

@@ -441,6 +441,56 @@ TEST(a_connection_is_named_after_the_server_that_accepted_it_whenever_it_is_aske
     CHECK(std::string(kept[2].name()) == "an orphan");
 }
 
+TEST(a_connection_that_was_taken_as_the_listener_was_taken_away_is_served_and_named) {
+    World world;
+    std::vector<std::string> names;
+    (void)world.run([&] {
+        Result<Server> server = addserver(
+            listening(), [&](Stream& stream) { names.push_back(stream.name()); }, never, "first");
+        Address address = *server->address();
+        auto ends = std::move(*pair());
+        Listener taken;
+        // Woken before the acceptor, by the same look.
+        REQUIRE(addthread([&] {
+            CHECK(ends.first.receive(1));
+            (void)server->remove(true);
+            taken = server->listener();
+            CHECK(bool(taken));
+        }));
+        (void)sleep_for(1_ms);
+        CHECK_EQ(ends.second.send("x").error, Error::none);
+        CHECK_EQ(ends.second.flush(), Error::none);
+        Peer client = test::dial(address);
+        (void)sleep_for(1_ms);
+        Result<Server> next = addserver(std::move(taken), echo, never, "second");
+        CHECK(client.receive_to_end().empty());
+        (void)next->remove();
+    });
+    CHECK_EQ(names.size(), 1u);
+    CHECK(names[0] == "first:client_1");
+}
+
+TEST(a_connection_outlives_its_server_and_its_loop_without_memory_for_its_name) {
+    World world;
+    std::vector<Stream> kept;
+    (void)world.run([&] {
+        Result<Server> server =
+            addserver(listening(), [&](Stream& s) { kept.push_back(std::move(s)); }, never, "gone");
+        Peer one = test::dial(*server->address()), other = test::dial(*server->address());
+        while (kept.size() < 2) (void)sleep_for(1_ms);
+        (void)server->remove();
+    });
+    // Nobody but the connections holds the listener now; the first of them is asked for its name.
+    CHECK(std::string(kept[0].name()) == "gone:client_1");
+    world.fault = [](Call call, int) { return call == Call::allocate ? ENOMEM : 0; };
+    CHECK_EQ(destroy_loop(), Error::none);
+    world.fault = nullptr;
+    CHECK(std::string(kept[0].name()) == "gone:client_1");
+    CHECK(std::string(kept[1].name()).empty());
+    kept.clear();
+    CHECK_EQ(world.held, 0u);
+}
+
 TEST(a_removed_server_may_keep_its_listener_open) {
     World world;
     (void)world.run([&] {
