@@ -83,7 +83,7 @@ Error ListeningSocket::starve(int error) {
 
 Error ListeningSocket::await_connection() {
     CallDeadline deadline{receive_timeout_};
-    while (!(readable())) {
+    while (!readable()) {
         accepted_in_a_row_ = 0;
         if (Error error = wait_ready(Direction::read, "accept", deadline)) return error;
     }
@@ -130,8 +130,8 @@ Result<Stream> ListeningSocket::accept() {
 }
 
 void ListeningSocket::one_less() {
-    if (connections_) --connections_;
-    if (!net_->ended()) wake_acceptors();
+    --connections_;
+    wake_acceptors();
 }
 
 void ListeningSocket::wake_acceptors() { loop().fire_all(room_); }
